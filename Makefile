@@ -1,0 +1,41 @@
+# Everything from nothing: each target makes its own .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := bev_runtime export tests setup.py
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test bench lint format native clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(STAMP): $(BIN)/python setup.cfg setup.py pyproject.toml plugins/CMakeLists.txt $(wildcard plugins/src/* plugins/include/*/*)
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+demo: $(STAMP) ## make a bag of a small drawn world, replay it, lose two cameras, leave pictures in demo_out/
+	$(BIN)/bev-runtime demo --out demo_out
+
+test: $(STAMP) ## all tests (those that need the real data pack skip where it is absent)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## style, types, architecture
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## format the code
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: $(STAMP) ## measure the hot paths; prints JSON
+	for file in tests/bench/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+clean: ## remove everything that was made
+	rm -rf $(VENV) build demo_out bev_runtime/_native *.egg-info

@@ -1,0 +1,91 @@
+// C interface of the CPU kernels: bird's-eye-view pooling and the tables that drive it.
+//
+// Every function returns a count >= 0, or one of the negative codes below. No exception leaves the library, nothing is kept
+// between calls, and nothing is allocated but the threads that a caller asks for. Arrays are C-contiguous and belong to the
+// caller. Sizes are checked here; the *contents* of a table are trusted by bev_pool_f32, so a table that was not made by the
+// builders below must be checked first (BevPoolTable.validate does).
+#ifndef BEV_RUNTIME_KERNELS_H
+#define BEV_RUNTIME_KERNELS_H
+
+#include <stdint.h>
+
+#define BEV_ABI_VERSION 1
+#define BEV_MAX_CAMERAS 64
+
+#define BEV_ERROR_ARGUMENT (-1)  // a null pointer, a negative size, or a value outside its range
+#define BEV_ERROR_CAPACITY (-2)  // the table's arrays are too small for this geometry
+#define BEV_ERROR_TOO_LARGE (-3) // an index would not fit into int32
+
+#if defined(__GNUC__)
+#define BEV_EXPORT __attribute__((visibility("default")))
+#else
+#define BEV_EXPORT
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum BevLens { BEV_LENS_NONE = 0, BEV_LENS_POLYNOMIAL = 1, BEV_LENS_EQUIDISTANT = 2 };
+
+// One camera. Pixels are those of the feature map, with integer coordinates at pixel centres.
+struct BevCamera {
+  double camera_from_ref[12]; // rows of [R | t], metres, reference ego frame to optical frame
+  double intrinsics[9];       // K, row-major
+  double distortion[8];       // k1 k2 p1 p2 k3 k4 k5 k6, or k1 k2 k3 k4 of the equidistant model
+  double max_radius;          // where the lens model stops being monotonic: radius at z = 1, or angle if equidistant
+  int64_t lens;               // enum BevLens
+};
+
+// The points of a pooling table, sorted by cell. Arrays have room for `point_capacity` and `interval_capacity` entries.
+struct BevTable {
+  float *weights; // may be null for bev_build_splat_table
+  int32_t *ranks_depth, *ranks_feat, *ranks_bev;
+  int32_t *interval_starts, *interval_lengths;
+  int64_t point_capacity, interval_capacity;
+  int64_t num_points, num_intervals; // written by the builders
+};
+
+BEV_EXPORT int64_t bev_abi_version(void);
+
+// Name of the code path chosen for this processor: "avx2" or "portable".
+BEV_EXPORT const char *bev_variant(void);
+
+// out[cell, :] = sum over the cell's interval of depth[ranks_depth] * feat[ranks_feat, :]; other cells become 0.
+//
+// Sums run in the order of the table and an interval belongs to one thread, so the result does not depend on
+// `num_threads` by a single bit. Intervals are sorted by cell, one per cell. Returns the number of intervals.
+BEV_EXPORT int64_t bev_pool_f32(const float *depth, const float *feat, int64_t channels, const struct BevTable *table,
+                                float *out, int64_t num_cells, int64_t num_threads);
+
+// Bilinear sampling of points float[num_points][3] (reference ego frame, metres) in every camera that sees them.
+//
+// A camera sees a point that is at least `min_depth` in front of it (equidistant: away from it), at most `max_range` away,
+// inside the lens' monotonic range, and inside its image. Each point is a cell; it gets four weights per camera that sees
+// it, which sum to 1 over all its cameras. ranks_feat = (camera * height + v) * width + u. `covered`: uint8[num_points],
+// 1 where a camera sees the point. Returns the number of table points.
+BEV_EXPORT int64_t bev_build_sample_table(const struct BevCamera *cameras, int64_t num_cameras, int64_t width,
+                                          int64_t height, const float *points, int64_t num_points, double min_depth,
+                                          double max_range, struct BevTable *table, uint8_t *covered);
+
+struct BevSplatGrid {
+  double x_min, y_min, cell, z_min, z_max;
+  int64_t rows, columns;
+};
+
+// Lift-splat frustum points, sorted by cell (stable, so within a cell they keep the order camera, depth, row, column).
+//
+// rays: float[num_cameras][height][width][3] with z = 1 in each camera's frame, NaN where a pixel has no ray.
+// ref_from_camera: double[num_cameras][12]. depths: float[num_depths], metres along the optical axis.
+// ranks_depth = ((n * D + d) * H + h) * W + w and ranks_feat = (n * H + h) * W + w. Points outside the grid are dropped.
+// scratch_cells: int32[num_cameras * num_depths * height * width + rows * columns]; scratch_rays: double[3 * height * width].
+// covered: uint8[rows * columns]. Returns the number of table points.
+BEV_EXPORT int64_t bev_build_splat_table(const float *rays, const double *ref_from_camera, const float *depths,
+                                         int64_t num_cameras, int64_t num_depths, int64_t height, int64_t width,
+                                         const struct BevSplatGrid *grid, int32_t *scratch_cells, double *scratch_rays,
+                                         struct BevTable *table, uint8_t *covered);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,136 @@
+// The C interface: argument checks, choice of instruction set, threads.
+#include <cstring>
+#include <functional>
+#include <initializer_list>
+#include <thread>
+
+#include "variants.h"
+
+namespace {
+
+constexpr int64_t kInt32Max = INT32_MAX;
+constexpr int64_t kMaxThreads = 64;
+constexpr int64_t kProductsPerThread = 1 << 20; // below this, starting a thread costs more than it saves
+
+bool has_avx2() {
+#ifdef BEV_HAVE_AVX2
+  static const bool supported = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return supported;
+#else
+  return false;
+#endif
+}
+
+#ifdef BEV_HAVE_AVX2
+#define BEV_DISPATCH(call) (has_avx2() ? bev::avx2::call : bev::portable::call)
+#else
+#define BEV_DISPATCH(call) bev::portable::call
+#endif
+
+bool usable(const BevTable *table) {
+  return table && table->ranks_depth && table->ranks_feat && table->ranks_bev && table->interval_starts &&
+         table->interval_lengths && table->point_capacity >= 0 && table->interval_capacity >= 0;
+}
+
+// The product of sizes, or -1 if one is negative or the product is no int32.
+template <typename... Sizes> int64_t product(Sizes... sizes) {
+  int64_t total = 1;
+  for (const int64_t size : {static_cast<int64_t>(sizes)...}) {
+    if (size < 0 || size > kInt32Max) return -1;
+    total *= size;
+    if (total > kInt32Max) return -1;
+  }
+  return total;
+}
+
+// First interval that begins at or after a point: splits the work evenly by points, never inside an interval.
+int64_t interval_at(const BevTable &table, int64_t point) {
+  int64_t low = 0, high = table.num_intervals;
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (table.interval_starts[middle] < point)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+void run_part(const bev::PoolJob &job, int64_t num_cells, int64_t part, int64_t num_parts) {
+  const BevTable &table = *job.table;
+  const auto begin = [&](int64_t index) {
+    return index == num_parts ? table.num_intervals : interval_at(table, table.num_points * index / num_parts);
+  };
+  const auto cell = [&](int64_t interval) -> int64_t {
+    if (interval == 0) return 0;
+    return interval == table.num_intervals ? num_cells : table.ranks_bev[table.interval_starts[interval]];
+  };
+  const int64_t first = part == 0 ? 0 : begin(part), last = begin(part + 1);
+  const int64_t first_cell = part == 0 ? 0 : cell(first), last_cell = part + 1 == num_parts ? num_cells : cell(last);
+  BEV_DISPATCH(pool(job, first, last, first_cell, last_cell));
+}
+
+// A build that failed covers nothing.
+int64_t cleared_on_error(int64_t result, uint8_t *covered, int64_t num_cells) {
+  if (result < 0) std::memset(covered, 0, num_cells);
+  return result;
+}
+
+} // namespace
+
+extern "C" {
+
+int64_t bev_abi_version(void) { return BEV_ABI_VERSION; }
+
+const char *bev_variant(void) { return has_avx2() ? "avx2" : "portable"; }
+
+int64_t bev_pool_f32(const float *depth, const float *feat, int64_t channels, const BevTable *table, float *out,
+                     int64_t num_cells, int64_t num_threads) {
+  if (!depth || !feat || !out || !usable(table) || channels < 1 || num_cells < 0 || num_threads < 1) return BEV_ERROR_ARGUMENT;
+  if (table->num_points < 0 || table->num_points > table->point_capacity || table->num_intervals < 0 ||
+      table->num_intervals > table->interval_capacity || table->num_intervals > num_cells)
+    return BEV_ERROR_ARGUMENT;
+  const bev::PoolJob job{depth, feat, channels, table, out};
+  int64_t parts = 1 + table->num_points * channels / kProductsPerThread;
+  parts = parts < num_threads ? parts : num_threads;
+  parts = parts < kMaxThreads ? parts : kMaxThreads;
+  std::thread helpers[kMaxThreads];
+  int64_t started = 1; // part 0 runs here, and so does every part whose thread the system refuses
+  try {
+    for (; started < parts; ++started) helpers[started] = std::thread(run_part, std::cref(job), num_cells, started, parts);
+  } catch (...) {
+  }
+  run_part(job, num_cells, 0, parts);
+  for (int64_t part = started; part < parts; ++part) run_part(job, num_cells, part, parts);
+  for (int64_t part = 1; part < started; ++part) helpers[part].join();
+  return table->num_intervals;
+}
+
+int64_t bev_build_sample_table(const BevCamera *cameras, int64_t num_cameras, int64_t width, int64_t height,
+                               const float *points, int64_t num_points, double min_depth, double max_range,
+                               BevTable *table, uint8_t *covered) {
+  if ((!cameras && num_cameras) || !points || !covered || !usable(table) || !table->weights) return BEV_ERROR_ARGUMENT;
+  if (num_cameras < 0 || num_cameras > BEV_MAX_CAMERAS || width < 1 || height < 1 || num_points < 0) return BEV_ERROR_ARGUMENT;
+  if (!(min_depth > 0) || !(max_range > 0)) return BEV_ERROR_ARGUMENT;
+  if (product(num_cameras, width, height) < 0 || product(num_points) < 0) return BEV_ERROR_TOO_LARGE;
+  if (table->point_capacity > kInt32Max) return BEV_ERROR_TOO_LARGE;
+  const bev::SampleJob job{cameras,    num_cameras, width,     height, points,
+                           num_points, min_depth,   max_range, table,  covered};
+  return cleared_on_error(BEV_DISPATCH(sample(job)), covered, num_points);
+}
+
+int64_t bev_build_splat_table(const float *rays, const double *ref_from_camera, const float *depths, int64_t num_cameras,
+                              int64_t num_depths, int64_t height, int64_t width, const BevSplatGrid *grid,
+                              int32_t *scratch_cells, double *scratch_rays, BevTable *table, uint8_t *covered) {
+  if (!rays || !ref_from_camera || !depths || !grid || !scratch_cells || !scratch_rays || !covered || !usable(table))
+    return BEV_ERROR_ARGUMENT;
+  if (num_cameras < 0 || num_depths < 0 || height < 1 || width < 1 || grid->rows < 1 || grid->columns < 1) return BEV_ERROR_ARGUMENT;
+  if (!(grid->cell > 0)) return BEV_ERROR_ARGUMENT;
+  const int64_t num_points = product(num_cameras, num_depths, height, width);
+  if (num_points < 0 || product(height, width, 3) < 0 || product(grid->rows, grid->columns) < 0) return BEV_ERROR_TOO_LARGE;
+  const bev::SplatJob job{rays,  ref_from_camera, depths, num_cameras, num_depths, height, width, grid, scratch_cells,
+                          scratch_cells + num_points, scratch_rays, table, covered};
+  return cleared_on_error(BEV_DISPATCH(splat(job)), covered, grid->rows * grid->columns);
+}
+
+} // extern "C"

@@ -1,0 +1,53 @@
+// The inner loops. Their sources are compiled once per instruction set; kernels.cpp checks the arguments and picks one.
+//
+// These sources use no inline function of the standard library: the linker keeps one copy of such a function for all
+// variants, and if that is the AVX2 one, an older processor dies on it.
+#pragma once
+
+#include <stdint.h>
+
+#include "bev_runtime/kernels.h"
+
+namespace bev {
+
+struct SampleJob {
+  const BevCamera *cameras;
+  int64_t num_cameras, width, height;
+  const float *points;
+  int64_t num_points;
+  double min_depth, max_range;
+  BevTable *table;
+  uint8_t *covered;
+};
+
+struct SplatJob {
+  const float *rays;
+  const double *ref_from_camera;
+  const float *depths;
+  int64_t num_cameras, num_depths, height, width;
+  const BevSplatGrid *grid;
+  int32_t *cell_of_point; // [cameras * depths * height * width]
+  int32_t *cell_ends;     // [rows * columns]
+  double *directions;     // [3 * height * width]
+  BevTable *table;
+  uint8_t *covered;
+};
+
+struct PoolJob {
+  const float *depth, *feat;
+  int64_t channels;
+  const BevTable *table;
+  float *out;
+};
+
+#define BEV_DECLARE_VARIANT(name)                                                                                        \
+  namespace name {                                                                                                       \
+  void pool(const PoolJob &job, int64_t first_interval, int64_t last_interval, int64_t first_cell, int64_t last_cell);   \
+  int64_t sample(const SampleJob &job);                                                                                  \
+  int64_t splat(const SplatJob &job);                                                                                    \
+  }
+
+BEV_DECLARE_VARIANT(portable)
+BEV_DECLARE_VARIANT(avx2)
+
+} // namespace bev

@@ -1,0 +1,158 @@
+"""CPU cost of a replay outside of JPEG decoding and the network, per six-camera 1600x900 frame.
+
+Prints JSON. Every figure is CPU time of all threads of the process, from one run over a bag of
+textured pictures (about 200 kB each), 35 000 LiDAR points and 50 Hz tf; the first frames are not
+counted. `plain_simplejpeg_ms` decodes the same pictures at the same scale, in the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from ros_messages import START, camera_info, camera_pose, cloud, compressed, transforms, write_bag
+
+from bev_runtime.backends import create_backend
+from bev_runtime.backends.ort_session import CameraPart
+from bev_runtime.bags import Bag
+from bev_runtime.geometry import rigid
+from bev_runtime.model import load_model
+from bev_runtime.pipeline import Pipeline
+from bev_runtime.preprocess.decoder import ImageDecoder
+from bev_runtime.replay import replay
+from bev_runtime.rig_inference import infer_rig
+from bev_runtime.runtime import Runtime
+
+YAWS = {
+    "front": 0,
+    "front_left": 55,
+    "front_right": -55,
+    "back": 180,
+    "back_left": 108,
+    "back_right": -108,
+}
+SIZE = (1600, 900)
+FRAMES, WARM_UP, PERIOD = 40, 8, 83_333_333
+
+
+def picture(rng: np.random.Generator) -> np.ndarray:
+    """A JPEG of a textured picture, uint8 [bytes]."""
+    coarse = rng.integers(0, 255, (45, 80, 3), np.uint8)
+    smooth = cv2.resize(coarse, SIZE, interpolation=cv2.INTER_CUBIC).astype(np.int16)
+    noisy = np.clip(smooth + rng.integers(-12, 12, (SIZE[1], SIZE[0], 1)), 0, 255).astype(np.uint8)
+    return np.frombuffer(simplejpeg.encode_jpeg(noisy, quality=80), np.uint8)
+
+
+def make_bag(path: Path) -> tuple[Path, list[np.ndarray]]:
+    rng = np.random.default_rng(0)
+    pictures = [picture(rng) for _ in range(24)]
+    edges = [("base_link", name, camera_pose(yaw)) for name, yaw in YAWS.items()]
+    edges.append(("base_link", "lidar", rigid(np.eye(3), [0, 0, 1.8])))
+    items: list[tuple[int, str, Any]] = [(START - 1000, "/tf_static", transforms(START, edges))]
+    for i in range(-5, FRAMES * 5):
+        stamp = START + i * PERIOD // 4
+        pose = rigid(np.eye(3), [0.16 * i, 0, 0])
+        items.append((stamp, "/tf", transforms(stamp, [("odom", "base_link", pose)])))
+    points = rng.uniform(-50, 50, (35_000, 4))
+    for i in range(FRAMES):
+        for j, name in enumerate(YAWS):
+            stamp = START + i * PERIOD + j * 7_000_000
+            items.append((stamp, f"/{name}/camera_info", camera_info(stamp, name, SIZE, 1260.0)))
+            data = pictures[(i * 6 + j * 5) % len(pictures)]
+            items.append((stamp, f"/{name}/image/compressed", compressed(stamp, name, data)))
+        stamp = START + i * PERIOD + 43_000_000
+        items.append((stamp, "/lidar/points", cloud(stamp, "lidar", points)))
+    return write_bag(path, sorted(items, key=lambda item: item[0])), pictures
+
+
+class Meter:
+    """Adds up the process' CPU time inside a method."""
+
+    def __init__(self, owner: type, method: str) -> None:
+        self.seconds = 0.0
+        inner: Callable[..., Any] = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.process_time()
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                self.seconds += time.process_time() - start
+
+        setattr(owner, method, timed)
+
+
+def main() -> None:
+    decode, network = Meter(ImageDecoder, "decode"), Meter(CameraPart, "run")
+    model = load_model("twinlite_ground_map")
+    with tempfile.TemporaryDirectory() as folder:
+        path, pictures = make_bag(Path(folder) / "bag")
+        with Bag(path) as bag:
+            rig = infer_rig(bag).rig
+            runtime = Runtime(
+                rig,
+                Pipeline(model.manifest, create_backend("onnxruntime", model, num_threads=2), rig),
+            )
+            marks: list[tuple[float, float, float]] = []
+
+            class Mark:
+                def write(self, *_: object) -> None:
+                    marks.append((time.process_time(), decode.seconds, network.seconds))
+
+                def close(self) -> None: ...
+
+            result, *_ = replay(bag, runtime, sinks=[Mark()])
+    buffer = np.empty((450, 800, 3), np.uint8)
+    plain = []
+    for _ in range(3):
+        start = time.process_time()
+        for data in pictures:
+            simplejpeg.decode_jpeg(data, "RGB", min_width=800, min_height=450, buffer=buffer)
+        plain.append((time.process_time() - start) / len(pictures))
+    total, decoded, inferred = np.diff(np.array(marks[WARM_UP:]), axis=0).T * 1e3
+    rest = total - decoded - inferred
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    stages = {
+        k: float(np.median(v[WARM_UP:])) for k, v in result.samples_ms.items() if k != "sinks"
+    }
+    print(
+        json.dumps(
+            {
+                "benchmark": "replay, six 1600x900 JPEG cameras and 35k points, no output files",
+                "machine": platform.processor() or platform.machine(),
+                "python": platform.python_version(),
+                "commit": commit.stdout.strip(),
+                "frames": len(rest),
+                "cpu_ms_per_frame": {
+                    "everything but decoding and network": {
+                        "p50": float(np.median(rest)),
+                        "p99": float(np.percentile(rest, 99)),
+                    },
+                    "jpeg decoding": float(np.median(decoded)),
+                    "network": float(np.median(inferred)),
+                },
+                "jpeg_decode_ms": float(np.median(decoded)) / 6,
+                "plain_simplejpeg_ms": float(np.median(plain)) * 1e3,
+                "wall_ms_by_stage": stages,
+            },
+            indent=2,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

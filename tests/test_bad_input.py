@@ -1,0 +1,163 @@
+"""Bad input: each kind has its own clear error or counted rejection, and nothing else is lost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ros_messages import SIZE, camera_info, cloud, drive, write_bag
+
+from bev_runtime.bags import Bag
+from bev_runtime.errors import BagError
+from bev_runtime.rig import CameraConfig, Rig
+from bev_runtime.rig_inference import check_topics
+
+
+def assert_accounts_close(summary: dict) -> None:
+    for name, account in summary["sensors"].items():
+        total = account["used"] + account["superseded"] + sum(account["rejected"].values())
+        assert account["received"] == total, (name, account)
+
+
+def test_a_camera_without_camera_info_is_left_out_and_counted(run_replay, tmp_path):
+    items = [i for i in drive(frames=5) if i[1] != "/front/camera_info"]
+    summary = run_replay(write_bag(tmp_path / "b", items))
+    assert summary["sensors"]["front"]["rejected"] == {"no_calibration": 5}
+    assert "CameraInfo" in summary["calibration_problems"]["front"]
+    assert summary["modes"] == {"DEGRADED": 5}
+
+
+def test_a_camera_without_a_transform_is_left_out_and_counted(run_replay, tmp_path):
+    items = drive(frames=5)
+    statics = next(m for _, topic, m in items if topic == "/tf_static")
+    statics.transforms[:] = [t for t in statics.transforms if t.child_frame_id != "left"]
+    summary = run_replay(write_bag(tmp_path / "b", items))
+    assert summary["sensors"]["left"]["rejected"] == {"no_calibration": 5}
+    assert "no static transform from 'left'" in summary["calibration_problems"]["left"]
+    assert summary["sensors"]["front"]["used"] == 5
+
+
+def test_a_singular_camera_matrix_masks_that_camera_only(run_replay, tmp_path):
+    items = [
+        (
+            t,
+            topic,
+            camera_info(t, "front", SIZE, 160.0, k=np.zeros(9))
+            if topic == "/front/camera_info"
+            else m,
+        )
+        for t, topic, m in drive(frames=5)
+    ]
+    summary = run_replay(write_bag(tmp_path / "b", items))
+    assert "cannot project" in summary["calibration_problems"]["front"]
+    assert summary["sensors"]["front"]["rejected"] == {"no_calibration": 5}
+    assert summary["sensors"]["back"]["used"] == 5
+
+
+def test_points_that_are_not_numbers_are_removed_and_counted(run_replay, tmp_path):
+    points = np.ones((100, 4), np.float32)
+    points[:7, 1] = np.nan
+    points[7:10, 2] = np.inf
+    items = [
+        (t, c, cloud(t, "lidar", points) if c == "/lidar/points" else m)
+        for t, c, m in drive(frames=4)
+    ]
+    summary = run_replay(write_bag(tmp_path / "b", items))
+    assert summary["sensors"]["lidar"]["used"] == 4
+    assert summary["sensors"]["lidar"]["removed_points"]["nonfinite"] == 40
+
+
+def corrupt(items, topic, change):
+    """Applies `change` to every second message of a topic."""
+    count = 0
+    for time_ns, name, message in items:
+        if name == topic:
+            count += 1
+            if count % 2 == 0:
+                yield time_ns, name, change(message)
+                continue
+        yield time_ns, name, message
+
+
+def test_corrupt_jpegs_are_rejected_one_by_one(run_replay, tmp_path):
+    def cut(message):
+        message.data = message.data[: len(message.data) // 2].copy()
+        return message
+
+    summary = run_replay(
+        write_bag(tmp_path / "b", corrupt(drive(), "/front/image/compressed", cut))
+    )
+    assert summary["sensors"]["front"]["rejected"] == {"corrupt_jpeg": 10}
+    assert summary["sensors"]["front"]["used"] == 10
+    assert summary["sensors"]["left"]["used"] == 20
+    assert_accounts_close(summary)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("encoding", "xyz16", "unknown_encoding"),
+        ("height", 100_000, "too_large"),
+        ("height", 181, "short_data"),
+        ("step", 7, "bad_step"),
+    ],
+)
+def test_raw_images_that_lie_are_rejected_with_the_reason(
+    run_replay, tmp_path, field, value, reason
+):
+    def lie(message):
+        setattr(message, field, value)
+        return message
+
+    bag = write_bag(tmp_path / "b", corrupt(drive(raw=True), "/front/image_raw", lie))
+    summary = run_replay(bag)
+    assert summary["sensors"]["front"]["rejected"] == {reason: 10}
+    assert_accounts_close(summary)
+
+
+def test_bytes_that_are_no_message_are_rejected(run_replay, tmp_path):
+    def garbage(message):
+        return message.__msgtype__, b"\x00\x01\x00\x00" + b"\xff" * 40
+
+    summary = run_replay(
+        write_bag(tmp_path / "b", corrupt(drive(), "/left/image/compressed", garbage))
+    )
+    assert summary["sensors"]["left"]["rejected"] == {"bad_cdr": 10}
+    assert_accounts_close(summary)
+
+
+def test_a_bag_that_loops_starts_again_within_five_outputs(run_replay, tmp_path):
+    once = drive(frames=10)
+    later = [(t + 60 * 10**9, c, m) for t, c, m in drive(frames=10)]
+    for _, topic, message in later:
+        if topic != "/tf_static" and hasattr(message, "header"):
+            message.header.stamp.sec += 60
+    later = [item for item in later if item[1] != "/tf"]
+    summary = run_replay(write_bag(tmp_path / "b", [*later, *once]))
+    assert summary["published"] >= 15
+    assert_accounts_close(summary)
+
+
+def test_a_truncated_bag_says_how_to_repair_it(run_replay, drive_bag, tmp_path):
+    data = next(drive_bag.glob("*.mcap")).read_bytes()
+    path = tmp_path / "cut.mcap"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(BagError, match=r"truncated.*mcap recover"):
+        run_replay(path)
+
+
+def test_a_missing_topic_is_named_with_the_nearest_one(drive_bag):
+    rig = Rig(
+        cameras={
+            "front": CameraConfig(topic="/front/image/compresed"),
+            "left": CameraConfig(topic="/left/image/compressed"),
+        }
+    )
+    with Bag(drive_bag) as bag:
+        problems = check_topics(bag, rig)
+        nothing = Rig(cameras={"x": CameraConfig(topic="/x")})
+        with pytest.raises(BagError, match="none of the rig's sensors"):
+            check_topics(bag, nothing)
+    assert problems == [
+        "front: topic /front/image/compresed is not in the bag; "
+        "did you mean /front/image/compressed?"
+    ]
