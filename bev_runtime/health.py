@@ -143,9 +143,9 @@ class HealthMonitor:
         if record.last_good_ns is None:
             return "never sent a sample"
         if self._is_frozen(name):
-            return f"frozen, {record.repeats + 1} identical images"
+            return f"frozen, {self._timing.frozen_samples} or more identical images"
         if silent_ns > record.timeout_ns:
-            return f"silent for {silent_ns / 1e9:.1f} s"
+            return f"silent for more than {record.timeout_ns / 1e9:.1f} s"
         return "recovering"
 
 

@@ -165,7 +165,7 @@ class Runtime:
                 self._log_once(name, NO_CALIBRATION, f"{name}: {problem}")
                 missing[name] = f"not calibrated: {problem}"
             elif abs(reference_ns - sample.stamp_ns) > self.rig.timing.max_age_s * 1e9:
-                missing[name] = f"stale, {(reference_ns - sample.stamp_ns) / 1e9:.2f} s old"
+                missing[name] = f"no sample within {self.rig.timing.max_age_s:g} s of the output"
             else:
                 cameras[name] = sample
         cloud = self._usable_cloud(report, reference_ns)

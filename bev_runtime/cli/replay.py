@@ -70,9 +70,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--pictures",
         type=int,
-        default=1,
+        default=5,
         metavar="N",
-        help="a PNG for every N-th output, 0 for none (default 1)",
+        help="a PNG for every N-th output, 0 for none (default %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print summary.json to stdout")
     parser.set_defaults(run=run)

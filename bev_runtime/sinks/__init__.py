@@ -7,6 +7,8 @@ from pathlib import Path
 from bev_runtime.sinks.base import Sink
 from bev_runtime.sinks.detections import DetectionsSink
 from bev_runtime.sinks.maps import MapsSink
+from bev_runtime.sinks.mcap import McapSink
+from bev_runtime.sinks.pictures import PictureSink
 from bev_runtime.sinks.summary import latency_percentiles, write_summary
 
 __all__ = ["Sink", "latency_percentiles", "open_sinks", "write_summary"]
@@ -23,5 +25,8 @@ def open_sinks(folder: Path, pictures: int) -> list[Sink]:
     sinks: list[Sink] = [
         DetectionsSink(folder / "detections.jsonl"),
         MapsSink(folder / "maps"),
+        McapSink(folder / "outputs.mcap"),
     ]
+    if pictures > 0:
+        sinks.append(PictureSink(folder / "frames", pictures))
     return sinks

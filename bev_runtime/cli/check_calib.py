@@ -1,0 +1,192 @@
+"""`bev-runtime check-calib`: is a camera where its calibration says?"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rich.table import Table
+
+from bev_runtime.bags import Bag
+from bev_runtime.calibration_check import (
+    Evidence,
+    Verdict,
+    judge,
+    measure,
+    most_suspicious_first,
+)
+from bev_runtime.camera import scale_camera
+from bev_runtime.cli.console import console, print_json, progress_bar, results
+from bev_runtime.cli.replay import choose_rig
+from bev_runtime.errors import BagError, ConfigError, SampleRejected
+from bev_runtime.geometry import Float64, invert_rigid, pixel_scaling, transform_points
+from bev_runtime.preprocess import decode_rgb
+from bev_runtime.recording import RecordingPipeline
+from bev_runtime.replay import replay
+from bev_runtime.rig import Rig
+from bev_runtime.runtime import Runtime
+from bev_runtime.sinks.lidar_overlay import BAD_COLOUR, OK_COLOUR, UNSURE_COLOUR, draw_lidar
+from bev_runtime.types import BevOutput, Calibration, CameraModel, Snapshot
+
+COLOURS = {"ok": OK_COLOUR, "misaligned": BAD_COLOUR, "not_enough_evidence": UNSURE_COLOUR}
+EPILOG = """\
+Depth edges of the LiDAR are compared with edges of the image. An error of 1.5 degrees in pitch or
+yaw is usually found from one frame; roll is not judged, and errors under a degree may pass. More
+frames of a drive give a surer answer: --frames.
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "check-calib",
+        help="draw the LiDAR on the images and say which camera is off",
+        description="Draws LiDAR points on every camera's image and says which camera is off.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bag", type=Path, help="rosbag2 folder, or an .mcap, .db3 or .bag file")
+    parser.add_argument("--rig", type=Path, help="rig file; without it the rig is inferred")
+    parser.add_argument(
+        "--frames", type=int, default=5, help="sweeps to use, evenly spread (default %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, help="folder for one picture per camera")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a camera is off")
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+    parser.set_defaults(run=run)
+
+
+class Collector:
+    """A sink that measures every camera of every `every`-th snapshot."""
+
+    def __init__(self, runtime: Runtime, rig: Rig, every: int) -> None:
+        self._runtime, self._rig, self._every, self._seen = runtime, rig, every, 0
+        self.evidence: dict[str, Evidence] = {}
+        self.shown: dict[str, tuple[np.ndarray, CameraModel, np.ndarray]] = {}
+
+    def write(self, output: BevOutput, snapshot: Snapshot, calibration: Calibration) -> None:
+        """Measures one snapshot; one without LiDAR is passed over."""
+        cloud, ego_from_lidar = snapshot.cloud, calibration.ego_from_lidar
+        if cloud is None or ego_from_lidar is None:
+            return
+        self._seen += 1
+        if (self._seen - 1) % self._every:
+            return
+        for name, frame in snapshot.cameras.items():
+            try:
+                rgb = decode_rgb(frame)
+            except SampleRejected as problem:
+                console.print(f"{name}: one image left out: {problem}", markup=False)
+                continue
+            camera = calibration.cameras[name]
+            size = (rgb.shape[1], rgb.shape[0])
+            scaling = pixel_scaling(size[0] / camera.size[0], size[1] / camera.size[1])
+            camera = scale_camera(camera, scaling, size)
+            moved = self._ego_motion(frame.stamp_ns, cloud.stamp_ns)
+            points = np.asarray(transform_points(moved @ ego_from_lidar, cloud.points[:, :3]))
+            found = measure(rgb, camera, points)
+            earlier = self.evidence.get(name)
+            self.evidence[name] = found if earlier is None else earlier + found
+            self.shown.setdefault(name, (rgb, camera, points))
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+    def _ego_motion(self, at_ns: int, from_ns: int) -> Float64:
+        """Base frame at one time from base frame at another; identity where it is unknown."""
+        fixed, base = self._rig.fixed_frame, self._rig.base_frame
+        if fixed is not None:
+            now = self._runtime.transforms.find(fixed, base, at_ns)
+            then = self._runtime.transforms.find(fixed, base, from_ns)
+            if now is not None and then is not None:
+                return np.asarray(invert_rigid(now) @ then)
+        return np.eye(4)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures, judges, draws."""
+    if not 1 <= args.frames <= 1000:
+        raise ConfigError(f"--frames {args.frames}: expected 1 to 1000")
+    with Bag(args.bag) as bag:
+        rig = choose_rig(bag, args.rig)
+        if rig.lidar is None or not rig.cameras:
+            raise BagError(
+                f"bag {args.bag} has {len(rig.cameras)} cameras and "
+                f"{'a' if rig.lidar else 'no'} LiDAR, expected at least one of each"
+            )
+        sweeps = bag.topics[rig.lidar.topic].count if rig.lidar.topic in bag.topics else 1
+        runtime = Runtime(rig, RecordingPipeline(rig))
+        collector = Collector(runtime, rig, max(sweeps // args.frames, 1))
+        with progress_bar() as bar:
+            task = bar.add_task("comparing", total=max(bag.end_ns - bag.start_ns, 1))
+            replay(
+                bag,
+                runtime,
+                sinks=[collector],
+                progress=lambda now_ns: bar.update(task, completed=now_ns - bag.start_ns),
+            )
+    verdicts = {name: judge(found) for name, found in collector.evidence.items()}
+    unmeasured = {
+        name: runtime.calibration.problems.get(name, "no image beside a LiDAR sweep")
+        for name in rig.cameras
+        if name not in verdicts
+    }
+    pictures = write_pictures(args.out, collector, verdicts) if args.out is not None else []
+    order = most_suspicious_first(verdicts)
+    off = [name for name in order if verdicts[name].status == "misaligned"]
+    if args.json:
+        print_json(as_json(verdicts, order, off, unmeasured))
+    else:
+        print_table(verdicts, order, off, unmeasured)
+        for path in pictures:
+            console.print(f"wrote {path}", soft_wrap=True)
+    return 1 if args.strict and off else 0
+
+
+def write_pictures(out: Path, collector: Collector, verdicts: dict[str, Verdict]) -> list[Path]:
+    """One PNG per camera."""
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, (rgb, camera, points) in collector.shown.items():
+        verdict = verdicts[name]
+        picture = draw_lidar(rgb, camera, points, f"{name}: {verdict.text}", COLOURS[verdict.status])
+        path = out / f"{name}.png"
+        cv2.imwrite(str(path), picture)
+        written.append(path)
+    return written
+
+
+def as_json(
+    verdicts: dict[str, Verdict], order: list[str], off: list[str], unmeasured: dict[str, str]
+) -> dict[str, Any]:
+    """The report for scripts."""
+    cameras = {
+        name: {
+            "status": verdict.status,
+            "score": verdict.score,
+            "pitch_error_deg": verdict.pitch_deg,
+            "yaw_error_deg": verdict.yaw_deg,
+            "sharpness": verdict.sharpness,
+            "depth_edges": verdict.pairs,
+            "frames": verdict.frames,
+        }
+        for name, verdict in verdicts.items()
+    }
+    return {"misaligned": off, "most_suspicious_first": order, "cameras": cameras, "unmeasured": unmeasured}
+
+
+def print_table(
+    verdicts: dict[str, Verdict], order: list[str], off: list[str], unmeasured: dict[str, str]
+) -> None:
+    """The report for people."""
+    table = Table("camera", "verdict", "score", "sharpness", "depth edges", "frames")
+    for name in order:
+        v = verdicts[name]
+        table.add_row(name, v.text, f"{v.score:.2f}", f"{v.sharpness:.1f}", str(v.pairs), str(v.frames))
+    results.print(table)
+    for name, cause in unmeasured.items():
+        results.print(f"{name}: not measured: {cause}", markup=False)
+    results.print(f"off: {', '.join(off)}" if off else "no camera is found to be off")

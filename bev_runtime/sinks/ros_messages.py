@@ -1,0 +1,178 @@
+"""BEV outputs as ROS messages: what the live node publishes and a replay records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from bev_runtime.geometry import Float64, quaternion_from_rotation
+from bev_runtime.types import BevMap, BevOutput, Detections, Mode
+
+VISION_MESSAGES = {
+    "vision_msgs/msg/ObjectHypothesis": "string class_id\nfloat64 score\n",
+    "vision_msgs/msg/ObjectHypothesisWithPose": (
+        "vision_msgs/ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose\n"
+    ),
+    "vision_msgs/msg/BoundingBox3D": "geometry_msgs/Pose center\ngeometry_msgs/Vector3 size\n",
+    "vision_msgs/msg/Detection3D": (
+        "std_msgs/Header header\nvision_msgs/ObjectHypothesisWithPose[] results\n"
+        "vision_msgs/BoundingBox3D bbox\nstring id\n"
+    ),
+    "vision_msgs/msg/Detection3DArray": (
+        "std_msgs/Header header\nvision_msgs/Detection3D[] detections\n"
+    ),
+}
+"""Interfaces that rosbags does not bring, by their fields."""
+
+LEVELS = {Mode.FULL: 0, Mode.BLIND: 2}
+"""diagnostic_msgs/DiagnosticStatus: 0 OK, 2 ERROR; every other mode is 1, WARN."""
+
+COLOURS = np.array(
+    [[77, 166, 255], [255, 153, 51], [102, 204, 102], [230, 77, 102], [179, 128, 230], [230, 204, 51]]
+)
+"""RGB of classes and layers, in turn."""
+
+
+def output_typestore() -> Typestore:
+    """A typestore that knows every message of the outputs."""
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    for name, text in VISION_MESSAGES.items():
+        store.register(get_types_from_msg(text, name))
+    return store
+
+
+class MessageMaker:
+    """Makes messages of one typestore.
+
+    Args:
+        store: from `output_typestore`.
+    """
+
+    def __init__(self, store: Typestore) -> None:
+        self._types = store.types
+
+    def make(self, kind: str, *fields: Any) -> Any:  # noqa: ANN401
+        """A message of a type such as `std_msgs/Header`, fields in their order."""
+        package, name = kind.split("/")
+        return self._types[f"{package}/msg/{name}"](*fields)
+
+    def header(self, stamp_ns: int, frame_id: str) -> Any:  # noqa: ANN401
+        """A std_msgs/Header."""
+        return self.make("std_msgs/Header", self.time(stamp_ns), frame_id)
+
+    def time(self, stamp_ns: int) -> Any:  # noqa: ANN401
+        """A builtin_interfaces/Time."""
+        return self.make("builtin_interfaces/Time", *divmod(stamp_ns, 1_000_000_000))
+
+    def transform(self, stamp_ns: int, parent: str, child: str, pose: Float64) -> Any:  # noqa: ANN401
+        """A geometry_msgs/TransformStamped of a float64 [4, 4] parent_from_child."""
+        quaternion = quaternion_from_rotation(pose[:3, :3])
+        transform = self.make(
+            "geometry_msgs/Transform",
+            self._vector(pose[:3, 3]),
+            self.make("geometry_msgs/Quaternion", *map(float, quaternion)),
+        )
+        header = self.header(stamp_ns, parent)
+        return self.make("geometry_msgs/TransformStamped", header, child, transform)
+
+    def occupancy_grid(self, output: BevOutput, bev_map: BevMap, layer: int) -> Any:  # noqa: ANN401
+        """A nav_msgs/OccupancyGrid: -1 where unobserved, else the score in percent.
+
+        Its rows run along y and its columns along x, from the corner (x_min, y_min).
+        """
+        grid = bev_map.grid
+        percent = np.rint(bev_map.scores[layer] * 100).astype(np.int8)
+        percent[~bev_map.observed] = -1
+        origin = self._pose((grid.x_min, grid.y_min, 0.0), 0.0)
+        info = self.make(
+            "nav_msgs/MapMetaData",
+            self.time(output.stamp_ns),
+            float(grid.cell),
+            grid.rows,
+            grid.columns,
+            origin,
+        )
+        header = self.header(output.stamp_ns, output.frame_id)
+        data = np.ascontiguousarray(percent.T).reshape(-1)
+        return self.make("nav_msgs/OccupancyGrid", header, info, data)
+
+    def detections(self, output: BevOutput) -> Any:  # noqa: ANN401
+        """A vision_msgs/Detection3DArray; the array's and each item's header are set."""
+        header = self.header(output.stamp_ns, output.frame_id)
+        found = output.detections
+        items = []
+        for index, (box, score) in enumerate(zip(found.boxes, found.scores, strict=True)):
+            pose = self._pose(box[:3], float(box[6]))
+            covariance = self.make("geometry_msgs/PoseWithCovariance", pose, np.zeros(36))
+            name = found.classes[found.labels[index]]
+            hypothesis = self.make("vision_msgs/ObjectHypothesis", name, float(score))
+            result = self.make("vision_msgs/ObjectHypothesisWithPose", hypothesis, covariance)
+            bounds = self.make("vision_msgs/BoundingBox3D", pose, self._vector(box[3:6]))
+            items.append(self.make("vision_msgs/Detection3D", header, [result], bounds, str(index)))
+        return self.make("vision_msgs/Detection3DArray", header, items)
+
+    def markers(self, output: BevOutput) -> Any:  # noqa: ANN401
+        """A visualization_msgs/MarkerArray: all earlier markers go, a cube for each box comes."""
+        header = self.header(output.stamp_ns, output.frame_id)
+        markers = [self._marker(header, -1, 3, self._pose((0, 0, 0), 0.0), (0, 0, 0), (0, 0, 0))]
+        for index, box in enumerate(output.detections.boxes):
+            colour = COLOURS[output.detections.labels[index] % len(COLOURS)] / 255
+            pose = self._pose(box[:3], float(box[6]))
+            markers.append(self._marker(header, index, 0, pose, box[3:6], colour))
+        return self.make("visualization_msgs/MarkerArray", markers)
+
+    def mode(self, output: BevOutput, name: str) -> Any:  # noqa: ANN401
+        """A diagnostic_msgs/DiagnosticStatus: mode, reason, live sensors and their ages."""
+        values = {
+            "mode": output.mode.value,
+            "live_sensors": " ".join(output.sensor_age_ms),
+            "motion_compensated": str(output.motion_compensated).lower(),
+            **{f"{sensor}/age_ms": f"{age:.1f}" for sensor, age in output.sensor_age_ms.items()},
+        }
+        pairs = [self.make("diagnostic_msgs/KeyValue", key, value) for key, value in values.items()]
+        level = LEVELS.get(output.mode, 1)
+        message = f"{output.mode.value}: {output.reason}"
+        return self.make("diagnostic_msgs/DiagnosticStatus", level, name, message, name, pairs)
+
+    def cloud(self, stamp_ns: int, frame_id: str, points: NDArray[np.float32]) -> Any:  # noqa: ANN401
+        """A sensor_msgs/PointCloud2 of points float32 [N, 4], x y z intensity."""
+        fields = [
+            self.make("sensor_msgs/PointField", name, 4 * index, 7, 1)
+            for index, name in enumerate(("x", "y", "z", "intensity"))
+        ]
+        data = np.ascontiguousarray(points).view(np.uint8).reshape(-1)
+        layout = (1, len(points), fields, False, 16, data.size)
+        return self.make(
+            "sensor_msgs/PointCloud2", self.header(stamp_ns, frame_id), *layout, data, True
+        )
+
+    def _marker(
+        self, header: Any, index: int, action: int, pose: Any, size: Any, colour: Any  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """A cube (action 0: add) or, with action 3, the order to delete all."""
+        zero_time = self.make("builtin_interfaces/Duration", 0, 0)
+        rgba = self.make("std_msgs/ColorRGBA", *map(float, colour), 0.5)
+        none = np.zeros(0, np.uint8)
+        texture = self.make("sensor_msgs/CompressedImage", header, "", none)
+        empty_mesh = self.make("visualization_msgs/MeshFile", "", none)
+        start = (header, "boxes", index, 1, action, pose, self._vector(size), rgba, zero_time)
+        rest = (False, [], [], "", texture, [], "", "", empty_mesh, False)
+        return self.make("visualization_msgs/Marker", *start, *rest)
+
+    def _vector(self, values: Sequence[float] | NDArray[np.floating]) -> Any:  # noqa: ANN401
+        return self.make("geometry_msgs/Vector3", *map(float, values))
+
+    def _pose(self, position: Sequence[float] | NDArray[np.floating], yaw: float) -> Any:  # noqa: ANN401
+        half = yaw / 2
+        point = self.make("geometry_msgs/Point", *map(float, position))
+        rotation = self.make("geometry_msgs/Quaternion", 0.0, 0.0, math.sin(half), math.cos(half))
+        return self.make("geometry_msgs/Pose", point, rotation)
+
+
+__all__ = ["COLOURS", "Detections", "MessageMaker", "output_typestore"]
