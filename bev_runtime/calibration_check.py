@@ -94,9 +94,7 @@ class Verdict:
         return f"not enough structure to tell ({self.pairs} depth edges), score {self.score:.2f}"
 
 
-def measure(
-    rgb: NDArray[np.uint8], camera: CameraModel, points: NDArray[np.floating]
-) -> Evidence:
+def measure(rgb: NDArray[np.uint8], camera: CameraModel, points: NDArray[np.floating]) -> Evidence:
     """Scores one image against one sweep.
 
     Args:
@@ -130,12 +128,10 @@ def edge_strength(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     along_y = cv2.Scharr(grey, cv2.CV_32F, 0, 1) / 16
     strength = np.hypot(along_x, along_y)
     local = cv2.GaussianBlur(strength, (0, 0), 40.0) + 0.01
-    return np.minimum(strength / local, MAX_EDGE).astype(np.float32)
+    return np.asarray(np.minimum(strength / local, MAX_EDGE), np.float32)
 
 
-def depth_edges(
-    lens: CameraModel, in_camera: Float64, heights: Float64
-) -> NDArray[np.int64]:
+def depth_edges(lens: CameraModel, in_camera: Float64, heights: Float64) -> NDArray[np.int64]:
     """Neighbouring points with a jump in depth, the nearer first: int64 [M, 2].
 
     Args:
@@ -161,7 +157,8 @@ def depth_edges(
     near, far = pairs[:, 0], pairs[:, 1]
     length = np.linalg.norm(pixels[near] - pixels[far], axis=1)
     kept = (np.log(distance[far] / distance[near]) > MIN_LOG_JUMP) & (length < MAX_LENGTH_PX)
-    return pairs[kept & (heights[near] > MIN_HEIGHT_M) & (distance[near] < MAX_RANGE_M)]
+    kept &= (heights[near] > MIN_HEIGHT_M) & (distance[near] < MAX_RANGE_M)
+    return np.asarray(pairs[kept], np.int64)
 
 
 def _neighbours(

@@ -6,6 +6,8 @@ fisheye (Kannala-Brandt) modules, which sensor_msgs/CameraInfo refers to.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -126,6 +128,13 @@ def max_radius(distortion: Distortion) -> float:
     the image. For pinhole models the radius is sqrt(x^2 + y^2) at z = 1; for `equidistant` it is
     the angle from the axis in radians (the lens may see behind 90 degrees).
     """
+    return _max_radius(distortion.model, distortion.coefficients.tobytes())
+
+
+@lru_cache(maxsize=256)
+def _max_radius(model: str, coefficients: bytes) -> float:
+    """Scans the lens; kept, because a table asks for it whenever a camera changes its slot."""
+    distortion = Distortion(model, np.frombuffer(coefficients, np.float64))
     if distortion.model == "none":
         return float("inf")
     if distortion.model == "equidistant":

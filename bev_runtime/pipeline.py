@@ -201,7 +201,8 @@ class Pipeline:
     ) -> BevOutput:
         reference = snapshot.reference_stamp_ns
         ages = {n: (reference - snapshot.cameras[n].stamp_ns) / 1e6 for n in plan.cameras}
-        timings = {**self._timer.milliseconds, **self._backend.timings_ms}
+        stages = self._timer.milliseconds
+        timings = {"total": sum(stages.values()), **stages, **self._backend.timings_ms}
         return BevOutput(
             stamp_ns=reference,
             frame_id=self._base_frame,

@@ -67,7 +67,7 @@ class Collector:
         self.evidence: dict[str, Evidence] = {}
         self.shown: dict[str, tuple[np.ndarray, CameraModel, np.ndarray]] = {}
 
-    def write(self, output: BevOutput, snapshot: Snapshot, calibration: Calibration) -> None:
+    def write(self, _output: BevOutput, snapshot: Snapshot, calibration: Calibration) -> None:
         """Measures one snapshot; one without LiDAR is passed over."""
         cloud, ego_from_lidar = snapshot.cloud, calibration.ego_from_lidar
         if cloud is None or ego_from_lidar is None:
@@ -152,7 +152,9 @@ def write_pictures(out: Path, collector: Collector, verdicts: dict[str, Verdict]
     written = []
     for name, (rgb, camera, points) in collector.shown.items():
         verdict = verdicts[name]
-        picture = draw_lidar(rgb, camera, points, f"{name}: {verdict.text}", COLOURS[verdict.status])
+        picture = draw_lidar(
+            rgb, camera, points, f"{name}: {verdict.text}", COLOURS[verdict.status]
+        )
         path = out / f"{name}.png"
         cv2.imwrite(str(path), picture)
         written.append(path)
@@ -175,7 +177,12 @@ def as_json(
         }
         for name, verdict in verdicts.items()
     }
-    return {"misaligned": off, "most_suspicious_first": order, "cameras": cameras, "unmeasured": unmeasured}
+    return {
+        "misaligned": off,
+        "most_suspicious_first": order,
+        "cameras": cameras,
+        "unmeasured": unmeasured,
+    }
 
 
 def print_table(
@@ -185,7 +192,9 @@ def print_table(
     table = Table("camera", "verdict", "score", "sharpness", "depth edges", "frames")
     for name in order:
         v = verdicts[name]
-        table.add_row(name, v.text, f"{v.score:.2f}", f"{v.sharpness:.1f}", str(v.pairs), str(v.frames))
+        table.add_row(
+            name, v.text, f"{v.score:.2f}", f"{v.sharpness:.1f}", str(v.pairs), str(v.frames)
+        )
     results.print(table)
     for name, cause in unmeasured.items():
         results.print(f"{name}: not measured: {cause}", markup=False)

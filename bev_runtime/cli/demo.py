@@ -1,4 +1,4 @@
-"""`bev-runtime demo`: the whole runtime on a small drawn world, with two cameras lost on the way."""
+"""`bev-runtime demo`: the whole runtime on a small drawn world; two cameras are lost on the way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ import numpy as np
 from bev_runtime.bags import Bag
 from bev_runtime.cli.console import console, print_json, progress_bar, results
 from bev_runtime.cli.replay import choose_rig, print_summary, replay_bag
-from bev_runtime.demo_world import BagOptions, make_world, nuscenes_like_rig, write_bag
+from bev_runtime.demo_world import (
+    BagOptions,
+    Truth,
+    load_truth,
+    make_world,
+    nuscenes_like_rig,
+    write_bag,
+)
 from bev_runtime.errors import ConfigError
 from bev_runtime.model import load_model
 from bev_runtime.sinks import write_summary
@@ -28,8 +35,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "demo",
         help="drive through a small drawn world and lose two cameras",
-        description="Draws a bag of six cameras and a LiDAR, replays it with the shipped model, takes "
-        f"{' and '.join(LOST)} away half-way, and compares the map with the truth.",
+        description="Draws a bag of six cameras and a LiDAR, replays it with the shipped model, loses "
+        f"{' and '.join(LOST)} half-way, and compares the map with the truth.",
     )
     parser.add_argument("--out", type=Path, default=Path("demo_out"), help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=4.0, help="length (default %(default)s)")
@@ -60,14 +67,14 @@ def run(args: argparse.Namespace) -> int:
             nuscenes_like_rig(),
             make_world(args.seed),
             options,
-            lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     half = args.seconds / 2
     faults = [f"drop:{name}@{half:g}-" for name in LOST]
     with Bag(bag_path) as bag:
         rig = choose_rig(bag, None)
         summary = replay_bag(bag, model, rig, out=out, fault_specs=faults, pictures=1)
-    summary["drivable_iou"] = score(out, bag_path / "truth.npz", half)
+    summary["drivable_iou"] = score(out, load_truth(bag_path), half)
     write_summary(out / "summary.json", summary)
     strip = write_strip(out)
     if args.json:
@@ -83,22 +90,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def score(out: Path, truth_path: Path, half_s: float) -> dict[str, float]:
-    """Mean IoU of the drivable layer at 0.5, over observed cells within 30 m, before and after the loss."""
-    with np.load(truth_path) as file:
-        stamps, truth = file["stamps"], file["truth"]
-        x_min, x_max, _, _, cell = file["grid"]
-    centres = np.arange(x_min, x_max, cell) + cell / 2
-    near = np.hypot(*np.meshgrid(centres, centres)) < 30
+def score(out: Path, truth: Truth, half_s: float) -> dict[str, float]:
+    """Mean IoU of the drivable layer at 0.5, over observed cells within 30 m, before and after the
+    loss.
+    """
+    near = np.hypot(*np.moveaxis(truth.grid.centres(), -1, 0)) < 30
     found: dict[str, list[float]] = {"all_cameras": [], "two_lost": []}
-    for stamp, drivable in zip(stamps, truth[:, 0], strict=True):
+    for stamp, drivable in zip(truth.stamps_ns, truth.maps[:, 0], strict=True):
         path = out / "maps" / f"{stamp}.npz"
         if not path.exists():
             continue
         with np.load(path) as file:
             mask, said = file["observed"] & near, file["scores"][0] > 0.5
         union = ((said | drivable) & mask).sum()
-        before = stamp - stamps[0] < half_s * 1e9
+        before = stamp - truth.stamps_ns[0] < half_s * 1e9
         overlap = (said & drivable & mask).sum()
         found["all_cameras" if before else "two_lost"].append(float(overlap / max(union, 1)))
     return {name: float(np.mean(values)) if values else 0.0 for name, values in found.items()}

@@ -46,7 +46,7 @@ class Labels:
     solid: NDArray[np.int16]
 
 
-def _enter_distance(solid: Solid, origin: Float64, rays: Float32) -> Float32:
+def enter_distance(solid: Solid, origin: Float64, rays: Float32) -> Float32:
     """Distance along rays [..., 3] to where they enter a solid, inf where they miss or start
     inside.
     """
@@ -118,7 +118,7 @@ def cast(world: World, origin: Float64, rays: Float32, reach: float = MAX_RANGE)
     for index, solid, window in _windows(world.near(origin[0], origin[1], reach), origin, rays):
         nearest = float(np.linalg.norm(np.asarray(solid.centre) - origin)) - solid.radius
         if nearest < distance[window].max():
-            enter = _enter_distance(solid, origin, rays[window])
+            enter = enter_distance(solid, origin, rays[window])
             nearer = enter < distance[window]
             np.copyto(distance[window], enter, where=nearer)
             found[window][nearer] = index

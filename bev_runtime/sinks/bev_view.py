@@ -41,13 +41,13 @@ class BevView:
         self._unobserved = np.empty((side, side, 3), np.uint8)
         self._unobserved[:] = UNOBSERVED
         self._unobserved[(u + v) % 12 < 2] = HATCH
-        self._grid = DEFAULT_GRID
+        self._set_grid(DEFAULT_GRID)
 
     def draw(
         self, view: Bgr, output: BevOutput, points: NDArray[np.floating] | None = None
     ) -> None:
         """Draws one output into uint8 [side, side, 3], BGR; `points` [N, 3] are in base_link."""
-        self._grid = output.map.grid if output.map is not None else DEFAULT_GRID
+        self._set_grid(output.map.grid if output.map is not None else DEFAULT_GRID)
         if output.map is not None:
             self._draw_map(view, output.map)
         else:
@@ -65,28 +65,38 @@ class BevView:
 
     def pixel(self, x: float, y: float) -> tuple[int, int]:
         """(column, row) in the view of a point in base_link."""
-        grid = self._grid
-        scale = self._side / max(grid.x_max - grid.x_min, grid.y_max - grid.y_min)
-        return round((grid.y_max - y) * scale), round((grid.x_max - x) * scale)
+        return round(self._column_0 - y * self._scale), round(self._row_0 - x * self._scale)
+
+    def _set_grid(self, grid: BevGrid) -> None:
+        """Fits the grid into the middle of the view, the same scale along x and y."""
+        deep, wide = grid.x_max - grid.x_min, grid.y_max - grid.y_min
+        self._grid = grid
+        self._scale = self._side / max(deep, wide)  # pixels per metre
+        self._row_0 = (self._side + (grid.x_max + grid.x_min) * self._scale) / 2
+        self._column_0 = (self._side + (grid.y_max + grid.y_min) * self._scale) / 2
 
     def _draw_map(self, view: Bgr, bev_map: BevMap) -> None:
-        size = (self._side, self._side)
+        grid = bev_map.grid
+        (left, top), (right, bottom) = (
+            self.pixel(grid.x_max, grid.y_max),
+            self.pixel(grid.x_min, grid.y_min),
+        )
+        size = (right - left, bottom - top)
+        view[:] = self._unobserved
         small = np.empty((*bev_map.grid.shape, 3), np.float32)
         small[:] = OBSERVED
         for index, scores in enumerate(bev_map.scores):
             colour = np.array(LAYER_COLOURS[index % len(LAYER_COLOURS)], np.float32)
             small += scores[..., None] * (colour - small)
         upright = np.ascontiguousarray(small[::-1, ::-1].astype(np.uint8))
-        cv2.resize(upright, size, dst=view, interpolation=cv2.INTER_NEAREST)
-        hidden = np.ascontiguousarray(~bev_map.observed[::-1, ::-1]).astype(np.uint8)
-        mask = cv2.resize(hidden, size, interpolation=cv2.INTER_NEAREST)
-        np.copyto(view, self._unobserved, where=mask[..., None] > 0)
+        seen = np.ascontiguousarray(bev_map.observed[::-1, ::-1]).astype(np.uint8)
+        drawn = cv2.resize(upright, size, interpolation=cv2.INTER_NEAREST)
+        mask = cv2.resize(seen, size, interpolation=cv2.INTER_NEAREST)
+        np.copyto(view[top:bottom, left:right], drawn, where=mask[..., None] > 0)
 
     def _draw_points(self, view: Bgr, points: NDArray[np.floating]) -> None:
-        grid = self._grid
-        scale = self._side / max(grid.x_max - grid.x_min, grid.y_max - grid.y_min)
-        column = ((grid.y_max - points[:, 1]) * scale).astype(np.int32)
-        row = ((grid.x_max - points[:, 0]) * scale).astype(np.int32)
+        column = np.floor(self._column_0 - points[:, 1] * self._scale).astype(np.int32)
+        row = np.floor(self._row_0 - points[:, 0] * self._scale).astype(np.int32)
         inside = (column >= 0) & (column < self._side) & (row >= 0) & (row < self._side)
         inside &= points[:, 2] > 0.3  # the ground would hide the map
         dots = view[row[inside], column[inside]].astype(np.uint16)

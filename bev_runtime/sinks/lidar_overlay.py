@@ -12,6 +12,7 @@ from bev_runtime.sinks.bev_view import put_text
 from bev_runtime.types import CameraModel
 
 FAR_M = 50.0
+SHADES = cv2.applyColorMap(np.arange(256, dtype=np.uint8).reshape(-1, 1), cv2.COLORMAP_TURBO)[:, 0]
 OK_COLOUR, BAD_COLOUR, UNSURE_COLOUR = (96, 180, 80), (60, 60, 220), (40, 160, 235)
 
 
@@ -34,8 +35,8 @@ def draw_lidar(
     Returns:
         uint8 [H, W, 3], BGR, a new array.
     """
-    canvas = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    canvas = cv2.addWeighted(canvas, 0.75, np.zeros_like(canvas), 0.25, 0)
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    canvas = np.asarray(cv2.addWeighted(bgr, 0.75, np.zeros_like(bgr), 0.25, 0), np.uint8)
     in_camera = transform_points(
         invert_rigid(camera.ego_from_camera), np.asarray(points[:, :3], np.float64)
     )
@@ -43,7 +44,7 @@ def draw_lidar(
     distance = np.linalg.norm(in_camera[visible], axis=1)
     order = np.argsort(-distance)
     shade = np.clip(255 * (1 - distance / FAR_M), 0, 255).astype(np.uint8)
-    colours = cv2.applyColorMap(shade.reshape(-1, 1), cv2.COLORMAP_TURBO)[:, 0]
+    colours = SHADES[shade]
     radius = max(round(canvas.shape[1] / 640), 1)
     at = np.rint(pixels[visible]).astype(int)
     for index in order:
@@ -54,5 +55,6 @@ def draw_lidar(
     height = round(44 * scale) + 8
     cv2.rectangle(canvas, (0, 0), (canvas.shape[1], height), (24, 20, 18), -1)
     cv2.rectangle(canvas, (0, 0), (10, height), colour, -1)
-    put_text(canvas, caption, (22, height - round(14 * scale) - 2), 0.9 * scale + 0.1, (235, 235, 235))
-    return np.asarray(canvas, np.uint8)
+    baseline = height - round(14 * scale) - 2
+    put_text(canvas, caption, (22, baseline), 0.9 * scale + 0.1, (235, 235, 235))
+    return canvas

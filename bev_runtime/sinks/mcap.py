@@ -1,4 +1,6 @@
-"""outputs.mcap: everything that the live node would publish, and small pictures of its inputs; opens in Foxglove."""
+"""outputs.mcap: everything that the live node would publish, and small pictures of its inputs;
+opens in Foxglove.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from mcap.writer import CompressionType, Writer
 from bev_runtime.errors import SampleRejected
 from bev_runtime.preprocess import ImageDecoder
 from bev_runtime.sinks.ros_messages import MessageMaker, output_typestore
-from bev_runtime.types import BevOutput, Calibration, CameraFrame, Snapshot
+from bev_runtime.types import BevOutput, Calibration, CameraFrame, PointCloud, Snapshot
 
 NODE = "/bev_runtime"
 IMAGE_WIDTH = 480
@@ -40,13 +42,13 @@ class McapSink:
         self._schemas: dict[str, int] = {}
         self._decoders: dict[str, ImageDecoder] = {}
         self._calibration: Calibration | None = None
+        self._cloud_frame: str | None = None
 
     def write(self, output: BevOutput, snapshot: Snapshot, calibration: Calibration) -> None:
         """Records one output and the samples that it was made from."""
-        stamp_ns, make = output.stamp_ns, self._make
-        if calibration is not self._calibration:
-            self._calibration = calibration
-            self._write_frames(output, snapshot, calibration)
+        stamp_ns, make, cloud = output.stamp_ns, self._make, snapshot.cloud
+        if calibration is not self._calibration or self._lacks_frame_of(cloud):
+            self._write_frames(output, cloud, calibration)
         self._add(stamp_ns, f"{NODE}/output/mode", make.mode(output, NODE.strip("/")))
         self._add(stamp_ns, f"{NODE}/output/detections", make.detections(output))
         self._add(stamp_ns, f"{NODE}/output/markers", make.markers(output))
@@ -55,23 +57,31 @@ class McapSink:
                 grid = make.occupancy_grid(output, output.map, index)
                 self._add(stamp_ns, f"{NODE}/output/map/{layer}", grid)
         for name in output.sensor_age_ms:
-            self._write_image(stamp_ns, snapshot.cameras[name])
-        cloud = snapshot.cloud
+            if name in snapshot.cameras:
+                self._write_image(stamp_ns, snapshot.cameras[name])
         if cloud is not None:
             message = make.cloud(cloud.stamp_ns, cloud.name, cloud.points)
             self._add(stamp_ns, f"/{cloud.name}/points", message)
 
     def close(self) -> None:
         """Writes the index and closes the file."""
-        self._writer.finish()
+        self._writer.finish()  # type: ignore[no-untyped-call]  # mcap types only its arguments
         self._file.close()
 
+    def _lacks_frame_of(self, cloud: PointCloud | None) -> bool:
+        """Whether a cloud came whose frame is known but was not written yet."""
+        if cloud is None or self._calibration is None or self._calibration.ego_from_lidar is None:
+            return False
+        return cloud.name != self._cloud_frame
+
     def _write_frames(
-        self, output: BevOutput, snapshot: Snapshot, calibration: Calibration
+        self, output: BevOutput, cloud: PointCloud | None, calibration: Calibration
     ) -> None:
+        self._calibration, self._cloud_frame = calibration, None
         poses = {name: camera.ego_from_camera for name, camera in calibration.cameras.items()}
-        if snapshot.cloud is not None and calibration.ego_from_lidar is not None:
-            poses[snapshot.cloud.name] = calibration.ego_from_lidar
+        if cloud is not None and calibration.ego_from_lidar is not None:
+            poses[cloud.name] = calibration.ego_from_lidar
+            self._cloud_frame = cloud.name
         edges = [
             self._make.transform(output.stamp_ns, output.frame_id, name, pose)
             for name, pose in poses.items()

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bev_runtime.camera import project
+from bev_runtime.camera import max_radius, project
 from bev_runtime.errors import SampleRejected
 from bev_runtime.geometry import invert_rigid, transform_points
 from bev_runtime.preprocess import ImageDecoder
@@ -25,6 +25,7 @@ from bev_runtime.types import (
 
 Bgr = NDArray[np.uint8]
 HEADER, MARGIN, BEV_SIDE, CAMERAS_WIDTH = 44, 8, 520, 1180
+MAX_PIXEL = 1e6  # what OpenCV draws to; a corner close to the lens may be further out
 BACKGROUND, TILE = (24, 20, 18), (38, 33, 30)
 MODE_COLOURS = {
     Mode.FULL: (96, 180, 80),
@@ -33,7 +34,9 @@ MODE_COLOURS = {
     Mode.LIDAR_ONLY: (40, 160, 235),
     Mode.BLIND: (60, 60, 220),
 }
-BOX_EDGES = [(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7)]
+BOX_EDGES = [
+    edge for i in range(4) for edge in ((i, (i + 1) % 4), (i + 4, (i + 1) % 4 + 4), (i, i + 4))
+]
 PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # one filter instead of a search among five: half the time
     PNG_OPTIONS += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB]
@@ -68,7 +71,8 @@ class PictureSink:
         canvas = self._canvas
         canvas[:] = BACKGROUND
         self._draw_header(output)
-        used = {name: snapshot.cameras[name] for name in output.sensor_age_ms}
+        frames = snapshot.cameras
+        used = {name: frames[name] for name in output.sensor_age_ms if name in frames}
         for name, (x, y, width, height) in layout(calibration, tuple(used)).items():
             tile = canvas[y : y + height, x : x + width]
             self._draw_camera(tile, name, used.get(name), output, calibration.cameras.get(name))
@@ -87,7 +91,8 @@ class PictureSink:
         canvas = self._canvas
         text = f"{output.mode.value}"
         width = 24 + 11 * len(text)
-        cv2.rectangle(canvas, (MARGIN, 9), (MARGIN + width, HEADER - 3), MODE_COLOURS[output.mode], -1)
+        corner, colour = (MARGIN + width, HEADER - 3), MODE_COLOURS[output.mode]
+        cv2.rectangle(canvas, (MARGIN, 9), corner, colour, -1)
         put_text(canvas, text, (MARGIN + 10, HEADER - 15), 0.55, (255, 255, 255))
         reason = output.reason if len(output.reason) <= 110 else output.reason[:107] + "..."
         put_text(canvas, reason, (MARGIN + width + 14, HEADER - 15), 0.5, (210, 210, 210))
@@ -130,10 +135,9 @@ class PictureSink:
         return np.asarray(small.reshape(size[1], size[0], -1)[:, :, [blue, green, red]], np.uint8)
 
 
-def layout(
-    calibration: Calibration, used: tuple[str, ...]
-) -> dict[str, tuple[int, int, int, int]]:
-    """x, y, width, height of each camera's tile: those looking ahead above, those looking back below.
+def layout(calibration: Calibration, used: tuple[str, ...]) -> dict[str, tuple[int, int, int, int]]:
+    """x, y, width, height of each camera's tile: those looking ahead above, those looking back
+    below.
 
     Within a row the camera that looks further to the left is on the left. Cameras without a
     calibration come last.
@@ -161,17 +165,32 @@ def layout(
 
 
 def draw_boxes(tile: Bgr, camera: CameraModel, output: BevOutput, scale: float) -> None:
-    """Outlines of the boxes that are wholly in front of the camera; ego motion is not considered."""
+    """Edges of the boxes whose both ends the lens can image; ego motion is not considered."""
     camera_from_ego = invert_rigid(camera.ego_from_camera)
     for box in output.detections.boxes:
         corners = transform_points(camera_from_ego, box_corners(box).astype(np.float64))
         pixels, visible = project(camera, np.asarray(corners, np.float64))
-        if not visible.any() or (corners[:, 2] < 0.1).any():
+        if not visible.any():
             continue
-        ends = np.round(pixels * scale).astype(int)
+        imaged = in_lens(camera, np.asarray(corners, np.float64))
+        ends = np.round(np.clip(pixels * scale, -MAX_PIXEL, MAX_PIXEL)).astype(int)
         for start, end in BOX_EDGES:
+            if not (imaged[start] and imaged[end]):
+                continue
             a, b = ends[start].tolist(), ends[end].tolist()
             cv2.line(tile, a, b, (80, 220, 255), 1, cv2.LINE_AA)
+
+
+def in_lens(camera: CameraModel, points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether points float64 [N, 3] in the camera's frame are where its lens model holds.
+
+    Unlike visible points they may lie beside the image.
+    """
+    radius, depth = np.hypot(points[:, 0], points[:, 1]), points[:, 2]
+    limit = max_radius(camera.distortion)
+    if camera.distortion.model == "equidistant":
+        return np.asarray(np.arctan2(radius, depth) < limit)
+    return np.asarray((depth > 0.1) & (radius < limit * np.maximum(depth, 0.1)))
 
 
 def box_corners(box: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ from rosbags.typesys.store import Typestore
 from bev_runtime.geometry import Float64, quaternion_from_rotation
 from bev_runtime.types import BevMap, BevOutput, Detections, Mode
 
+Numbers = Sequence[float] | NDArray[np.floating]
 VISION_MESSAGES = {
     "vision_msgs/msg/ObjectHypothesis": "string class_id\nfloat64 score\n",
     "vision_msgs/msg/ObjectHypothesisWithPose": (
@@ -34,8 +35,8 @@ LEVELS = {Mode.FULL: 0, Mode.BLIND: 2}
 """diagnostic_msgs/DiagnosticStatus: 0 OK, 2 ERROR; every other mode is 1, WARN."""
 
 COLOURS = np.array(
-    [[77, 166, 255], [255, 153, 51], [102, 204, 102], [230, 77, 102], [179, 128, 230], [230, 204, 51]]
-)
+    [77, 166, 255, 255, 153, 51, 102, 204, 102, 230, 77, 102, 179, 128, 230, 230, 204, 51]
+).reshape(-1, 3)
 """RGB of classes and layers, in turn."""
 
 
@@ -153,7 +154,13 @@ class MessageMaker:
         )
 
     def _marker(
-        self, header: Any, index: int, action: int, pose: Any, size: Any, colour: Any  # noqa: ANN401
+        self,
+        header: Any,  # noqa: ANN401
+        index: int,
+        action: int,
+        pose: Any,  # noqa: ANN401
+        size: Numbers,
+        colour: Numbers,
     ) -> Any:  # noqa: ANN401
         """A cube (action 0: add) or, with action 3, the order to delete all."""
         zero_time = self.make("builtin_interfaces/Duration", 0, 0)
@@ -162,13 +169,13 @@ class MessageMaker:
         texture = self.make("sensor_msgs/CompressedImage", header, "", none)
         empty_mesh = self.make("visualization_msgs/MeshFile", "", none)
         start = (header, "boxes", index, 1, action, pose, self._vector(size), rgba, zero_time)
-        rest = (False, [], [], "", texture, [], "", "", empty_mesh, False)
+        rest: tuple[Any, ...] = (False, [], [], "", texture, [], "", "", empty_mesh, False)
         return self.make("visualization_msgs/Marker", *start, *rest)
 
-    def _vector(self, values: Sequence[float] | NDArray[np.floating]) -> Any:  # noqa: ANN401
+    def _vector(self, values: Numbers) -> Any:  # noqa: ANN401
         return self.make("geometry_msgs/Vector3", *map(float, values))
 
-    def _pose(self, position: Sequence[float] | NDArray[np.floating], yaw: float) -> Any:  # noqa: ANN401
+    def _pose(self, position: Numbers, yaw: float) -> Any:  # noqa: ANN401
         half = yaw / 2
         point = self.make("geometry_msgs/Point", *map(float, position))
         rotation = self.make("geometry_msgs/Quaternion", 0.0, 0.0, math.sin(half), math.cos(half))
