@@ -35,8 +35,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "demo",
         help="drive through a small drawn world and lose two cameras",
-        description="Draws a bag of six cameras and a LiDAR, replays it with the shipped model, loses "
-        f"{' and '.join(LOST)} half-way, and compares the map with the truth.",
+        description="Draws a bag of six cameras and a LiDAR, replays it with the shipped model, "
+        f"loses {' and '.join(LOST)} half-way, and compares the map with the truth.",
     )
     parser.add_argument("--out", type=Path, default=Path("demo_out"), help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=4.0, help="length (default %(default)s)")
