@@ -41,6 +41,8 @@ class _Record:
     last_rejection: str = ""
     fingerprint: int | None = None
     repeats: int = 0
+    same_since_ns: int = 0
+    last_change_ns: int | None = None
 
 
 class HealthMonitor:
@@ -70,8 +72,7 @@ class HealthMonitor:
         record.last_good_ns = now_ns
         record.last_rejection = ""
         if fingerprint is not None:
-            record.repeats = record.repeats + 1 if fingerprint == record.fingerprint else 0
-            record.fingerprint = fingerprint
+            self._compare(record, fingerprint, now_ns)
         if record.state is SensorState.WAITING or (
             record.state is SensorState.LOST and self._recovered(name, record, now_ns)
         ):
@@ -108,6 +109,16 @@ class HealthMonitor:
                 setattr(record, slot, getattr(fresh, slot))
         self._started_ns = None
 
+    @staticmethod
+    def _compare(record: _Record, fingerprint: int, now_ns: int) -> None:
+        """Notes how often and since when a payload repeats. A first sample is no change."""
+        if fingerprint == record.fingerprint:
+            record.repeats += 1
+            return
+        if record.fingerprint is not None:
+            record.last_change_ns = now_ns
+        record.fingerprint, record.repeats, record.same_since_ns = fingerprint, 0, now_ns
+
     def _start(self, now_ns: int) -> None:
         if self._started_ns is None:
             self._started_ns = now_ns
@@ -127,15 +138,15 @@ class HealthMonitor:
         A rig whose cameras all stand still together (a paused simulator, a bag that repeats one
         frame) is not frozen.
         """
-        limit = self._timing.frozen_samples
-        if not limit or name not in self._cameras or self._records[name].repeats < limit:
+        limit, record = self._timing.frozen_samples, self._records[name]
+        if not limit or name not in self._cameras or record.repeats < limit:
             return False
         others = [
-            r.repeats
-            for other, r in self._records.items()
-            if other in self._cameras and other != name and r.state is SensorState.OK
+            other.last_change_ns is not None and other.last_change_ns > record.same_since_ns
+            for camera, other in self._records.items()
+            if camera in self._cameras and camera != name and other.state is SensorState.OK
         ]
-        return sum(repeats < limit for repeats in others) * 2 > len(others)
+        return sum(others) * 2 > len(others)
 
     def _cause(self, name: str, record: _Record, silent_ns: int) -> str:
         if record.last_rejection:

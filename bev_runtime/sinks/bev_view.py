@@ -15,6 +15,7 @@ Bgr = NDArray[np.uint8]
 DEFAULT_GRID = BevGrid(-50.0, 50.0, -50.0, 50.0, 0.5)
 OBSERVED, UNOBSERVED, HATCH = (46, 40, 36), (26, 22, 20), (44, 37, 34)
 RING_STEP_M = 10
+MAX_PIXEL = 1e6  # OpenCV refuses to draw to what 32 bits do not hold
 EGO_LENGTH, EGO_WIDTH, EGO_CENTRE_X = 4.6, 1.9, 1.4
 LAYER_COLOURS = ((120, 170, 60), (60, 200, 255), (220, 120, 200), (230, 170, 80))
 
@@ -65,7 +66,10 @@ class BevView:
 
     def pixel(self, x: float, y: float) -> tuple[int, int]:
         """(column, row) in the view of a point in base_link."""
-        return round(self._column_0 - y * self._scale), round(self._row_0 - x * self._scale)
+        column, row = self._column_0 - y * self._scale, self._row_0 - x * self._scale
+        return round(np.clip(column, -MAX_PIXEL, MAX_PIXEL)), round(
+            np.clip(row, -MAX_PIXEL, MAX_PIXEL)
+        )
 
     def _set_grid(self, grid: BevGrid) -> None:
         """Fits the grid into the middle of the view, the same scale along x and y."""
@@ -115,7 +119,7 @@ class BevView:
         corner, opposite = self.pixel(front, EGO_WIDTH / 2), self.pixel(back, -EGO_WIDTH / 2)
         cv2.rectangle(view, corner, opposite, (245, 245, 245), -1, cv2.LINE_AA)
         nose = [self.pixel(front + 1.2, 0), self.pixel(front, 0.7), self.pixel(front, -0.7)]
-        cv2.fillConvexPoly(view, np.array(nose), (245, 245, 245), cv2.LINE_AA)
+        cv2.fillConvexPoly(view, np.array(nose, np.int32), (245, 245, 245), cv2.LINE_AA)
 
     def _draw_boxes(self, view: Bgr, output: BevOutput) -> None:
         found = output.detections
@@ -132,6 +136,6 @@ class BevView:
                 )
             ]
             colour = tuple(int(v) for v in COLOURS[label % len(COLOURS)][::-1])
-            cv2.polylines(view, [np.array(corners)], True, colour, 2, cv2.LINE_AA)
+            cv2.polylines(view, [np.array(corners, np.int32)], True, colour, 2, cv2.LINE_AA)
             nose = self.pixel(x + c * length * 0.7, y + s * length * 0.7)
             cv2.line(view, self.pixel(x, y), nose, colour, 2, cv2.LINE_AA)

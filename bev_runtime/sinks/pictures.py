@@ -13,7 +13,7 @@ from bev_runtime.camera import max_radius, project
 from bev_runtime.errors import SampleRejected
 from bev_runtime.geometry import invert_rigid, transform_points
 from bev_runtime.preprocess import ImageDecoder
-from bev_runtime.sinks.bev_view import BevView, put_text
+from bev_runtime.sinks.bev_view import MAX_PIXEL, BevView, put_text
 from bev_runtime.types import (
     BevOutput,
     Calibration,
@@ -25,7 +25,6 @@ from bev_runtime.types import (
 
 Bgr = NDArray[np.uint8]
 HEADER, MARGIN, BEV_SIDE, CAMERAS_WIDTH = 44, 8, 520, 1180
-MAX_PIXEL = 1e6  # what OpenCV draws to; a corner close to the lens may be further out
 BACKGROUND, TILE = (24, 20, 18), (38, 33, 30)
 MODE_COLOURS = {
     Mode.FULL: (96, 180, 80),
