@@ -149,7 +149,7 @@ def test_what_no_sensor_sees_looks_unlike_an_empty_road():
     np.testing.assert_array_equal(view[:170], all_seen[:170])
     behind = np.abs(view - all_seen)[240:].sum(axis=-1)
     assert (behind > 20).mean() > 0.75
-    assert len(np.unique(view[300:330, 20:60].reshape(-1, 3), axis=0)) == 2, "hatched"
+    assert len(np.unique(view[360:, 360:].reshape(-1, 3), axis=0)) == 2, "hatched"
 
 
 @pytest.mark.parametrize(
@@ -176,9 +176,10 @@ def test_edges_of_boxes_are_drawn_where_the_lens_can_image_them(model, coefficie
 
 
 def test_a_box_of_absurd_size_does_not_end_the_run(tmp_path):
-    box = np.array([1e9 + 9, 1, 1, 2e9, 2e9, 1.5, 0.1, 0, 0], np.float32)
+    wide = np.array([10, 1e9, 1, 2, 2e9, 1.5, 0, 0, 0], np.float32)
+    long = np.array([1e9, 0, 1, 2e9, 2, 1.5, 0, 0, 0], np.float32)
     plain = calibration({"front": 0.0})
-    PictureSink(tmp_path).draw(output(("front",), detections=boxes(box)), snapshot(), plain)
+    PictureSink(tmp_path).draw(output(("front",), detections=boxes(wide, long)), snapshot(), plain)
 
 
 def test_lidar_is_drawn_where_the_camera_sees_it():
