@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,18 @@ class TopicInfo:
     msgtype: str
     count: int
 
+
+CDR_ERRORS = (
+    SerdeError,
+    struct.error,
+    ValueError,
+    IndexError,
+    KeyError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+)
+"""What decoding hostile bytes may raise."""
 
 READ_ERRORS = (
     AnyReaderError,
@@ -146,5 +159,8 @@ class Bag:
             raise BagError(self._cannot_read(problem)) from problem
 
     def decode(self, message: Message) -> Any:  # noqa: ANN401
-        """The message as an object with the fields of its .msg definition."""
-        return self.typestore.deserialize_cdr(message.raw, message.msgtype)
+        """The message as an object with the fields of its .msg definition; None if it is none."""
+        try:
+            return self.typestore.deserialize_cdr(message.raw, message.msgtype)
+        except CDR_ERRORS:
+            return None

@@ -8,17 +8,16 @@ decoded by rosbags' typestore, which gives pixels and points as views of the mes
 from __future__ import annotations
 
 import logging
-import struct
 import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
-from rosbags.serde import SerdeError
 from rosbags.typesys.store import Typestore
 
-from bev_runtime.errors import CalibrationError, SampleRejected
+from bev_runtime.bags import CDR_ERRORS
+from bev_runtime.errors import CalibrationError, SampleRejected, TransformError
 from bev_runtime.geometry import Float64, rigid_from_quaternion
 from bev_runtime.preprocess import (
     cloud_from_message,
@@ -42,17 +41,8 @@ CONVERTERS: dict[str, Callable[[str, int, Any], CameraFrame | PointCloud]] = {
     POINTS: cloud_from_message,
 }
 
-CDR_ERRORS = (
-    SerdeError,
-    struct.error,
-    ValueError,
-    IndexError,
-    KeyError,
-    AssertionError,
-    OverflowError,
-    MemoryError,
-)
-"""What a decoder of hostile bytes may raise."""
+FUTURE_POSE_S = 1.0
+"""Odometry may predict a little."""
 
 
 class Intake:
@@ -131,7 +121,7 @@ class Intake:
         except SampleRejected as problem:
             self._ignore("camera_info", problem)
 
-    def _on_tf(self, static: bool, msgtype: str, raw: bytes | memoryview, _now_ns: int) -> None:
+    def _on_tf(self, static: bool, msgtype: str, raw: bytes | memoryview, now_ns: int) -> None:
         try:
             transforms = self._decode(msgtype, raw).transforms
         except SampleRejected as problem:
@@ -141,9 +131,9 @@ class Intake:
             position, rotation = item.transform.translation, item.transform.rotation
             stamp_ns = None if static else stamp_of(item.header)
             edge = (item.header.frame_id, item.child_frame_id)
-            self._add_pose("tf", edge, stamp_ns, pose_numbers(position, rotation))
+            self._add_pose("tf", edge, stamp_ns, pose_numbers(position, rotation), now_ns)
 
-    def _on_odometry(self, msgtype: str, raw: bytes | memoryview, _now_ns: int) -> None:
+    def _on_odometry(self, msgtype: str, raw: bytes | memoryview, now_ns: int) -> None:
         try:
             message = self._decode(msgtype, raw)
         except SampleRejected as problem:
@@ -151,25 +141,35 @@ class Intake:
             return
         pose = pose_numbers(message.pose.pose.position, message.pose.pose.orientation)
         edge = (message.header.frame_id, message.child_frame_id)
-        self._add_pose("odometry", edge, stamp_of(message.header), pose)
+        self._add_pose("odometry", edge, stamp_of(message.header), pose, now_ns)
 
     def _add_pose(
-        self, source: str, edge: tuple[str, str], stamp_ns: int | None, pose: Float64
+        self,
+        source: str,
+        edge: tuple[str, str],
+        stamp_ns: int | None,
+        pose: Float64,
+        now_ns: int,
     ) -> None:
-        """Adds an edge (parent, child). `stamp_ns` None: static. `pose`: x y z qx qy qz qw."""
+        """Adds an edge (parent, child). `stamp_ns` None: static. `pose`: x y z qx qy qz qw.
+
+        A pose from the future would push the whole history out, so it is refused as a sample is.
+        """
         parent, child = (frame.lstrip("/") for frame in edge)
         try:
             if not np.isfinite(pose).all():
                 raise CalibrationError(f"pose {pose.tolist()} is not finite")
             parent_from_child = rigid_from_quaternion(pose[:3], pose[3:])
-        except CalibrationError as problem:
+            ahead_s = ((stamp_ns or now_ns) - now_ns) / 1e9
+            if ahead_s > FUTURE_POSE_S:
+                raise CalibrationError(f"stamped {ahead_s:.3f} s ahead of the clock")
+            if stamp_ns is None:
+                self._runtime.transforms.set_static(parent, child, parent_from_child)
+            else:
+                self._runtime.transforms.add_dynamic(parent, child, stamp_ns, parent_from_child)
+        except (CalibrationError, TransformError) as problem:
             text = f"{parent} -> {child}: {problem}"
             self._ignore(source, SampleRejected("bad_transform", text))
-            return
-        if stamp_ns is None:
-            self._runtime.transforms.set_static(parent, child, parent_from_child)
-        else:
-            self._runtime.transforms.add_dynamic(parent, child, stamp_ns, parent_from_child)
 
     def _ignore(self, source: str, problem: SampleRejected) -> None:
         """Counts a message that carries no sensor sample and could not be used."""

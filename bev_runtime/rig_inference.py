@@ -192,7 +192,8 @@ def _moving_frames(bag: Bag) -> tuple[list[tuple[str, str]], set[str]]:
     for message in (*static, *dynamic):
         if message.msgtype != TF:
             continue
-        for item in bag.decode(message).transforms:
+        decoded = bag.decode(message)
+        for item in decoded.transforms if decoded is not None else ():
             edge = (item.header.frame_id.lstrip("/"), item.child_frame_id.lstrip("/"))
             frames.update(edge)
             if message.topic == "/tf":
@@ -202,4 +203,5 @@ def _moving_frames(bag: Bag) -> tuple[list[tuple[str, str]], set[str]]:
 
 def _odometry_frame(bag: Bag, topic: str) -> str | None:
     first = next(iter(bag.messages(frozenset({topic}))), None)
-    return str(bag.decode(first).header.frame_id).lstrip("/") if first else None
+    decoded = bag.decode(first) if first is not None else None
+    return str(decoded.header.frame_id).lstrip("/") if decoded is not None else None

@@ -24,6 +24,7 @@ from bev_runtime.geometry import (
 HISTORY_NS = 10_000_000_000
 MAX_EXTRAPOLATION_NS = 150_000_000
 MAX_GAP_NS = 2_000_000_000
+MAX_FRAMES = 4096
 LATEST = 0
 """As a look-up time: the newest pose of every edge, as in tf2."""
 
@@ -81,7 +82,11 @@ class TransformTree:
         self.version = 0
 
     def set_static(self, parent: str, child: str, parent_from_child: Float64) -> None:
-        """Adds or replaces a static edge. `version` grows only when something changed."""
+        """Adds or replaces a static edge. `version` grows only when something changed.
+
+        Raises:
+            TransformError: there are too many frames.
+        """
         edge = self._edges.get(child)
         if (
             edge is not None
@@ -90,6 +95,7 @@ class TransformTree:
             and np.array_equal(edge.static, parent_from_child)
         ):
             return
+        self._check_room(child)
         self._edges[child] = _Edge(parent, parent_from_child.copy())
         self.version += 1
 
@@ -101,12 +107,17 @@ class TransformTree:
         """
         edge = self._edges.get(child)
         if edge is None or edge.parent != parent or edge.static is not None:
+            self._check_room(child)
             edge = self._edges[child] = _Edge(parent)
             self.version += 1
         if edge.stamps and stamp_ns < edge.stamps[-1] - HISTORY_NS:
             edge.stamps.clear()
             edge.poses.clear()
         edge.add(stamp_ns, parent_from_child)
+
+    def _check_room(self, child: str) -> None:
+        if child not in self._edges and len(self._edges) >= MAX_FRAMES:
+            raise TransformError(f"frame '{child}' is one too many, {MAX_FRAMES} are known already")
 
     def clear_dynamic(self) -> None:
         """Forgets every moving pose, for a clock that jumped; static edges stay."""

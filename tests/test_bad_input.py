@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ros_messages import SIZE, camera_info, cloud, drive, write_bag
+from ros_messages import SIZE, camera_info, cloud, drive, transforms, write_bag
 
 from bev_runtime.bags import Bag
 from bev_runtime.errors import BagError
+from bev_runtime.geometry import rigid
 from bev_runtime.rig import CameraConfig, Rig
 from bev_runtime.rig_inference import check_topics
 
@@ -161,3 +162,31 @@ def test_a_missing_topic_is_named_with_the_nearest_one(drive_bag):
         "front: topic /front/image/compresed is not in the bag; "
         "did you mean /front/image/compressed?"
     ]
+
+
+def test_hostile_transforms_are_ignored_and_counted_and_the_good_ones_stay(run_replay, tmp_path):
+    items = drive(frames=6)
+    bad = []
+    for time_ns, topic, message in items:
+        if topic == "/tf":
+            for change in ("future", "nan", "zero"):
+                (one,) = transforms(
+                    time_ns, [("odom", "base_link", rigid(np.eye(3), [5, 5, 5]))]
+                ).transforms
+                if change == "future":
+                    one.header.stamp.sec += 3600
+                elif change == "nan":
+                    one.transform.translation.x = float("nan")
+                else:
+                    one.transform.rotation.w = 0.0
+                bad.append((time_ns, "/tf", type(message)([one])))
+            bad.append((time_ns, "/tf", (message.__msgtype__, b"\x00\x01\x00\x00" + b"\xff" * 9)))
+    both = sorted([*items, *bad], key=lambda item: item[0])
+    clean = run_replay(write_bag(tmp_path / "clean", items), out=tmp_path / "a")
+    summary = run_replay(write_bag(tmp_path / "bad", both), out=tmp_path / "b")
+    count = len([item for item in items if item[1] == "/tf"])
+    assert summary["ignored_messages"] == {"tf:bad_transform": 3 * count, "tf:bad_cdr": count}
+    assert clean["modes"] == summary["modes"]
+    for path in (tmp_path / "a/maps").glob("*.npz"):
+        with np.load(path) as a, np.load(tmp_path / "b/maps" / path.name) as b:
+            assert np.array_equal(a["scores"], b["scores"])

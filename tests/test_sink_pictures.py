@@ -119,6 +119,13 @@ def test_the_picture_on_disk_is_the_one_drawn(tmp_path):
     np.testing.assert_array_equal(cv2.imread(str(path)), sink.draw(output(), snapshot(), rig))
 
 
+def test_a_picture_that_cannot_be_written_is_an_error(tmp_path):
+    sink = PictureSink(tmp_path / "frames")
+    (tmp_path / "frames").rmdir()
+    with pytest.raises(OSError, match="frames"):
+        sink.write(output(), snapshot(), calibration())
+
+
 @pytest.mark.parametrize(
     "grid",
     [SQUARE, GRID, BevGrid(0.0, 60.0, -15.0, 15.0, 0.5), BevGrid(-5.0, 25.0, -20.0, 40.0, 0.5)],

@@ -81,3 +81,12 @@ def test_a_clock_that_jumps_back_forgets_the_poses_after_it(tree):
     tree.add_dynamic("odom", "base_link", 10 * SECOND, pose(-1.0))
     assert np.isclose(tree.lookup("odom", "base_link", 10 * SECOND)[0, 3], -1.0)
     assert tree.newest_ns("base_link") == 10 * SECOND
+
+
+def test_the_number_of_frames_is_bounded():
+    tree = TransformTree()
+    for i in range(4096):
+        tree.set_static("base_link", f"f{i}", np.eye(4))
+    with pytest.raises(TransformError, match="one too many"):
+        tree.set_static("base_link", "more", np.eye(4))
+    tree.set_static("base_link", "f0", pose(1.0))

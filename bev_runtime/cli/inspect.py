@@ -12,7 +12,6 @@ from rich.table import Table
 
 from bev_runtime.bags import Bag
 from bev_runtime.cli.console import print_json, results
-from bev_runtime.errors import BagError
 from bev_runtime.intake import CAMERA_INFO, COMPRESSED, IMAGE, POINTS, Intake
 from bev_runtime.model import load_model
 from bev_runtime.recording import RecordingPipeline
@@ -66,15 +65,15 @@ def inspect_bag(bag: Bag) -> dict[str, Any]:
     times: dict[str, list[int]] = {name: [] for name in bag.topics}
     latency: dict[str, list[float]] = {}
     frames: dict[str, str] = {}
+    unreadable: dict[str, int] = {}
     for message in bag.messages():
         times[message.topic].append(message.time_ns)
         if message.msgtype in HEADER_TYPES:
-            try:
-                header = bag.decode(message).header
-            except Exception as problem:
-                raise BagError(
-                    f"{message.topic}: {len(message.raw)} bytes are no {message.msgtype}: {problem}"
-                ) from None
+            decoded = bag.decode(message)
+            if decoded is None:
+                unreadable[message.topic] = unreadable.get(message.topic, 0) + 1
+                continue
+            header = decoded.header
             stamp_ns = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
             latency.setdefault(message.topic, []).append((message.time_ns - stamp_ns) / 1e6)
             frames[message.topic] = header.frame_id
@@ -103,6 +102,7 @@ def inspect_bag(bag: Bag) -> dict[str, Any]:
         "bag": str(bag.path),
         "duration_s": (bag.end_ns - bag.start_ns) / 1e9,
         "topics": topics,
+        "unreadable_messages": unreadable,
         "rig": inferred.rig.model_dump(mode="json"),
         "notes": inferred.notes,
         "calibration_problems": runtime.calibration.problems,
@@ -156,6 +156,10 @@ def _print_bag(report: Mapping[str, Any]) -> None:
         )
         table.add_row(row["topic"], *("" if cell is None else str(cell) for cell in cells))
     results.print(table)
+    for topic, count in report["unreadable_messages"].items():
+        results.print(
+            f"[bold yellow]unreadable:[/] {count} messages of {topic} are not of their type"
+        )
     rig = report["rig"]
     lidar = rig["lidar"]["name"] if rig["lidar"] else "none"
     results.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 from bev_runtime.types import BevOutput, Calibration, Snapshot
@@ -21,3 +22,12 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Finishes what was written; the sink cannot be used after that."""
+
+
+def fresh_folder(folder: Path, suffix: str) -> Path:
+    """Makes a folder and removes an earlier run's files in it, named `<stamp_ns><suffix>`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(f"*{suffix}"):
+        if path.stem.isdigit():
+            path.unlink()
+    return folder

@@ -108,7 +108,8 @@ class BevView:
 
     def _draw_rings(self, view: Bgr) -> None:
         centre = self.pixel(0, 0)
-        reach = max(abs(self._grid.x_max), abs(self._grid.x_min), abs(self._grid.y_max))
+        grid = self._grid
+        reach = max(map(abs, (grid.x_max, grid.x_min, grid.y_max, grid.y_min)))
         for radius in range(RING_STEP_M, math.ceil(reach) + 1, RING_STEP_M):
             pixels = abs(self.pixel(radius, 0)[1] - centre[1])
             cv2.circle(view, centre, pixels, (90, 84, 80), 1, cv2.LINE_AA)

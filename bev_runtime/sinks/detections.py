@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+
 from bev_runtime.types import BevOutput, Calibration, Detections, Snapshot
 
 FIELDS = ("x", "y", "z", "l", "w", "h", "yaw", "vx", "vy")
 
 
 class DetectionsSink:
-    """Writes each output as one JSON line, flushed, so that a crash loses nothing."""
+    """Writes each output as one JSON line, flushed, so that a crash loses nothing.
+
+    JSON knows no NaN: a number of a box that is not finite (an unknown velocity) becomes null.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", encoding="utf-8", buffering=1)
@@ -39,9 +44,13 @@ def boxes_as_dicts(detections: Detections) -> list[dict[str, object]]:
     rows = zip(detections.boxes, detections.scores, detections.labels, strict=True)
     return [
         {
-            **{name: float(value) for name, value in zip(FIELDS, box, strict=True)},
-            "score": float(score),
+            **{name: _number(value) for name, value in zip(FIELDS, box, strict=True)},
+            "score": _number(score),
             "class": detections.classes[label],
         }
         for box, score, label in rows
     ]
+
+
+def _number(value: np.float32) -> float | None:
+    return float(value) if np.isfinite(value) else None

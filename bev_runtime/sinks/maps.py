@@ -6,18 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
+from bev_runtime.sinks.base import fresh_folder
 from bev_runtime.types import BevOutput, Calibration, Snapshot
 
 
 class MapsSink:
     """Writes scores float16 [C, rows, columns], observed bool, layers, and the grid's numbers.
 
-    `grid`: float64 [5], x_min, x_max, y_min, y_max, cell. Loads without pickle.
+    `grid`: float64 [5], x_min, x_max, y_min, y_max, cell. Loads without pickle. Maps of
+    an earlier run in the folder are removed.
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self._folder = fresh_folder(folder, ".npz")
 
     def write(self, output: BevOutput, snapshot: Snapshot, calibration: Calibration) -> None:  # noqa: ARG002
         """Writes one file; outputs without a map have none."""

@@ -20,6 +20,14 @@ from bev_runtime.types import BevOutput, Calibration, CameraFrame, PointCloud, S
 NODE = "/bev_runtime"
 IMAGE_WIDTH = 480
 JPEG_QUALITY = 75
+_FOREVER = "{sec: 9223372036, nsec: 854775807}"
+LATCHED = (
+    "- {history: 1, depth: 1, reliability: 1, durability: 1, liveliness: 1, "
+    f"deadline: {_FOREVER}, lifespan: {_FOREVER}, liveliness_lease_duration: {_FOREVER}, "
+    "avoid_ros_namespace_conventions: false}"
+)
+"""QoS reliable and transient local, in rosbag2's YAML. tf2 listens to /tf_static with it and hears
+nothing from a `ros2 bag play` that offers less."""
 
 
 class McapSink:
@@ -64,9 +72,10 @@ class McapSink:
             self._add(stamp_ns, f"/{cloud.name}/points", message)
 
     def close(self) -> None:
-        """Writes the index and closes the file."""
-        self._writer.finish()  # type: ignore[no-untyped-call]  # mcap types only its arguments
-        self._file.close()
+        """Writes the index and closes the file; closing again does nothing."""
+        if not self._file.closed:
+            with self._file:
+                self._writer.finish()  # type: ignore[no-untyped-call]  # mcap types only arguments
 
     def _lacks_frame_of(self, cloud: PointCloud | None) -> bool:
         """Whether a cloud came whose frame is known but was not written yet."""
@@ -115,7 +124,10 @@ class McapSink:
                     name=msgtype, encoding="ros2msg", data=text.encode()
                 )
             self._channels[topic] = self._writer.register_channel(
-                topic=topic, message_encoding="cdr", schema_id=self._schemas[msgtype]
+                topic=topic,
+                message_encoding="cdr",
+                schema_id=self._schemas[msgtype],
+                metadata={"offered_qos_profiles": LATCHED} if topic == "/tf_static" else {},
             )
         data = bytes(self._store.serialize_cdr(message, msgtype))
         self._writer.add_message(

@@ -13,6 +13,7 @@ from bev_runtime.camera import max_radius, project
 from bev_runtime.errors import SampleRejected
 from bev_runtime.geometry import invert_rigid, transform_points
 from bev_runtime.preprocess import ImageDecoder
+from bev_runtime.sinks.base import fresh_folder
 from bev_runtime.sinks.bev_view import MAX_PIXEL, BevView, put_text
 from bev_runtime.types import (
     BevOutput,
@@ -45,13 +46,13 @@ class PictureSink:
     """Draws every `every`-th output into a PNG named after its stamp.
 
     Args:
-        folder: made if it is not there.
+        folder: made if it is not there; pictures of an earlier run are removed.
         every: 1 for all outputs.
     """
 
     def __init__(self, folder: Path, every: int = 1) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._every, self._count = folder, every, 0
+        self._folder = fresh_folder(folder, ".png")
+        self._every, self._count = every, 0
         height = HEADER + BEV_SIDE + 2 * MARGIN
         self._canvas = np.empty((height, CAMERAS_WIDTH + BEV_SIDE + 2 * MARGIN, 3), np.uint8)
         self._decoders: dict[str, ImageDecoder] = {}
@@ -63,7 +64,9 @@ class PictureSink:
         if (self._count - 1) % self._every:
             return
         picture = self.draw(output, snapshot, calibration)
-        cv2.imwrite(str(self._folder / f"{output.stamp_ns}.png"), picture, PNG_OPTIONS)
+        _, png = cv2.imencode(".png", picture, PNG_OPTIONS)
+        # not imwrite: on a full disk that returns False and raises nothing
+        (self._folder / f"{output.stamp_ns}.png").write_bytes(png.tobytes())
 
     def draw(self, output: BevOutput, snapshot: Snapshot, calibration: Calibration) -> Bgr:
         """The picture, uint8 [H, W, 3], BGR, valid until the next one is drawn."""

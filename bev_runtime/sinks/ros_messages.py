@@ -34,6 +34,10 @@ VISION_MESSAGES = {
 LEVELS = {Mode.FULL: 0, Mode.BLIND: 2}
 """diagnostic_msgs/DiagnosticStatus: 0 OK, 2 ERROR; every other mode is 1, WARN."""
 
+MOVING_M_S = 0.5
+ARROW = (0.15, 0.4, 0.5)
+"""Diameter of shaft and head, and length of the head, metres."""
+
 COLOURS = np.array(
     [77, 166, 255, 255, 153, 51, 102, 204, 102, 230, 77, 102, 179, 128, 230, 230, 204, 51]
 ).reshape(-1, 3)
@@ -119,13 +123,22 @@ class MessageMaker:
         return self.make("vision_msgs/Detection3DArray", header, items)
 
     def markers(self, output: BevOutput) -> Any:  # noqa: ANN401
-        """A visualization_msgs/MarkerArray: all earlier markers go, a cube for each box comes."""
+        """A visualization_msgs/MarkerArray: all earlier markers go; each box is a
+        cube, and an arrow as long as its way in one second where it moves.
+        """
         header = self.header(output.stamp_ns, output.frame_id)
         markers = [self._marker(header, -1, 3, self._pose((0, 0, 0), 0.0), (0, 0, 0), (0, 0, 0))]
         for index, box in enumerate(output.detections.boxes):
             colour = COLOURS[output.detections.labels[index] % len(COLOURS)] / 255
             pose = self._pose(box[:3], float(box[6]))
             markers.append(self._marker(header, index, 0, pose, box[3:6], colour))
+            if math.hypot(*box[7:9]) > MOVING_M_S:  # False for an unknown velocity, NaN
+                arrow = self._marker(header, index, 0, self._pose((0, 0, 0), 0.0), ARROW, colour)
+                arrow.ns, arrow.type = "velocity", 0
+                tip = (box[0] + box[7], box[1] + box[8], box[2])
+                ends = (box[:3], tip)
+                arrow.points = [self.make("geometry_msgs/Point", *map(float, e)) for e in ends]
+                markers.append(arrow)
         return self.make("visualization_msgs/MarkerArray", markers)
 
     def mode(self, output: BevOutput, name: str) -> Any:  # noqa: ANN401
