@@ -11,10 +11,19 @@ import pytest
 from data_pack import data_pack
 
 from bev_runtime.bags import Bag
-from bev_runtime.calibration_check import Evidence, judge, measure, most_suspicious_first
+from bev_runtime.calibration_check import (
+    CameraScore,
+    accumulate,
+    in_camera_frame,
+    judge,
+    most_suspicious_first,
+    score_camera,
+)
+from bev_runtime.calibration_check.score import ANGLE_DEG, ROLL_DEG
 from bev_runtime.cli import main
 from bev_runtime.cli.check_calib import Collector
 from bev_runtime.demo_world import BagOptions, make_world, nuscenes_like_rig, write_bag
+from bev_runtime.errors import CalibrationError
 from bev_runtime.geometry import rigid, rotation_from_euler
 from bev_runtime.recording import RecordingPipeline
 from bev_runtime.replay import replay
@@ -37,6 +46,10 @@ def turned(camera, axis: int, degrees: float):
     return replace(camera, ego_from_camera=camera.ego_from_camera @ turn)
 
 
+def measure(rgb, camera, points):
+    return score_camera(rgb, camera, in_camera_frame(camera, points))
+
+
 @pytest.fixture(scope="module")
 def scene() -> Collector:
     return collect(data_pack() / "bags/nuscenes_scene0061")
@@ -47,20 +60,44 @@ def scene() -> Collector:
     "name", ["nuscenes_scene0061", "nuscenes_bevdet_sample0", "kitti_object", "kitti_000134"]
 )
 def test_no_real_camera_with_its_true_calibration_is_called_off(name):
-    verdicts = {n: judge(e) for n, e in collect(data_pack() / "bags" / name).evidence.items()}
+    verdicts = judge(collect(data_pack() / "bags" / name).evidence)
     assert {verdict.status for verdict in verdicts.values()} == {"ok"}
 
 
 @pytest.mark.data
 @pytest.mark.parametrize("axis", [0, 1], ids=["pitch", "yaw"])
 @pytest.mark.parametrize("degrees", [-1.5, 1.5])
-def test_each_real_camera_that_is_off_by_one_and_a_half_degrees_is_named(scene, axis, degrees):
-    for name, (rgb, camera, points) in scene.shown.items():
-        verdict = judge(measure(rgb, turned(camera, axis, degrees), points))
-        found = (verdict.pitch_deg, verdict.yaw_deg)
-        assert verdict.status == "misaligned", name
-        assert abs(found[axis] - degrees) <= 0.8, (name, found)
-        assert abs(found[1 - axis]) <= 0.8, (name, found)
+def test_the_one_real_camera_that_is_off_by_one_and_a_half_degrees_is_named(scene, axis, degrees):
+    true = judge(scene.evidence)
+    for name in sorted(scene.shown)[axis + (degrees > 0) :: 2]:
+        rgb, camera, points = scene.shown[name]
+        found = measure(rgb, turned(camera, axis, degrees), points)
+        verdicts = judge(scene.evidence | {name: found})
+        assert [n for n, v in verdicts.items() if v.status == "misaligned"] == [name]
+        assert judge({name: found})[name].status == "misaligned", "also without the other cameras"
+        change = np.subtract(verdicts[name].offset_deg, true[name].offset_deg)[1:]
+        assert abs(change[axis] - degrees) <= 0.3, (name, change)
+        assert abs(change[1 - axis]) <= 0.3, (name, change)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("degrees", [-2.0, 2.0])
+def test_a_real_camera_that_is_rolled_is_named(scene, degrees):
+    for name in ("CAM_FRONT_RIGHT", "CAM_BACK_RIGHT"):
+        rgb, camera, points = scene.shown[name]
+        verdict = judge({name: measure(rgb, turned(camera, 2, degrees), points)})[name]
+        assert verdict.status == "misaligned"
+        assert abs(verdict.offset_deg[0] - degrees) <= 0.8
+
+
+@pytest.mark.data
+def test_a_cloud_of_another_place_is_no_evidence(scene):
+    rgb, camera, _ = scene.shown["CAM_FRONT"]
+    for other in ("CAM_BACK_LEFT", "CAM_FRONT_RIGHT"):
+        _, elsewhere, points = scene.shown[other]
+        cloud = in_camera_frame(elsewhere, points)
+        verdict = judge({"a": score_camera(rgb, camera, cloud)})["a"]
+        assert verdict.status == "not_enough_evidence"
 
 
 @pytest.mark.data
@@ -110,25 +147,75 @@ def drawn(tmp_path_factory) -> Collector:
 
 
 def test_the_drawn_worlds_cameras_are_found_right_and_a_turned_one_is_named(drawn):
-    assert {judge(found).status for found in drawn.evidence.values()} == {"ok"}
+    assert {verdict.status for verdict in judge(drawn.evidence).values()} == {"ok"}
     rgb, camera, points = drawn.shown["CAM_FRONT"]
-    verdict = judge(measure(rgb, turned(camera, 1, 2.0), points))
+    verdict = judge({"a": measure(rgb, turned(camera, 1, 2.0), points)})["a"]
     assert verdict.status == "misaligned"
-    assert abs(verdict.yaw_deg - 2.0) <= 0.8
+    assert abs(verdict.offset_deg[2] - 2.0) <= 0.5
 
 
 def test_frames_add_up(drawn):
     rgb, camera, points = drawn.shown["CAM_FRONT"]
     one = measure(rgb, camera, points)
-    two = one + one
-    assert (two.pairs, two.frames) == (2 * one.pairs, 2)
-    assert judge(two).pitch_deg == judge(one).pitch_deg
+    blank = measure(np.full_like(rgb, 128), camera, points)
+    two = accumulate(one, one)
+    assert (two.num_points, two.num_frames) == (2 * one.num_points, 2)
+    np.testing.assert_allclose(two.surfaces, one.surfaces)
+    mixed = accumulate(accumulate(None, one), blank)
+    np.testing.assert_allclose(mixed.surfaces, one.surfaces / 2)
 
 
 def test_too_little_structure_is_said_and_not_judged(drawn):
     rgb, camera, points = drawn.shown["CAM_FRONT"]
-    for cloud in (points[:0], points[points[:, 2] < 0.3]):
-        assert judge(measure(rgb, camera, cloud)).status == "not_enough_evidence"
+    for cloud in (points[:0], points[:1], points[:50]):
+        verdict = judge({"a": measure(rgb, camera, cloud)})["a"]
+        assert verdict.status == "not_enough_evidence"
     blank = measure(np.full_like(rgb, 128), camera, points)
-    assert judge(blank).status == "not_enough_evidence"
-    assert most_suspicious_first({"a": judge(Evidence(blank.total * 0, 0))}) == ["a"]
+    assert judge({"a": blank})["a"].status == "not_enough_evidence"
+    assert most_suspicious_first(judge({"a": blank, "b": drawn.evidence["CAM_FRONT"]})) == [
+        "a",
+        "b",
+    ]
+
+
+def test_an_image_of_another_size_than_the_cameras_is_refused(drawn):
+    rgb, camera, points = drawn.shown["CAM_FRONT"]
+    with pytest.raises(CalibrationError, match="check that CameraInfo belongs to this image"):
+        measure(rgb[:-1], camera, points)
+    with pytest.raises(CalibrationError, match=r"expected \[N, 4\]"):
+        score_camera(rgb, camera, points[:, :3])
+
+
+def peaked_at(roll: float, pitch: float, yaw: float) -> CameraScore:
+    """Evidence with one clear maximum, and some ripple."""
+    ripple = 0.01 * np.random.default_rng(1).random((7, 33, 33))
+    near = (
+        ((ROLL_DEG - roll) / 2)[:, None, None] ** 2
+        + (ANGLE_DEG - pitch)[None, :, None] ** 2
+        + (ANGLE_DEG - yaw)[None, None, :] ** 2
+    )
+    surface = np.exp(-near / (2 * 0.4**2)) + ripple
+    return CameraScore(np.stack([surface, surface]), np.array([300.0, 300.0]), 4000)
+
+
+@pytest.mark.parametrize("offset", [(1.5, 0, 0), (-1.5, 0, 0), (0, 1.1, 0), (0, 0, -1.1)])
+def test_an_offset_about_each_axis_is_named_and_measured(offset):
+    verdict = judge({"a": peaked_at(*offset)})["a"]
+    assert verdict.status == "misaligned"
+    np.testing.assert_allclose(verdict.offset_deg, offset, atol=0.25)
+    assert verdict.score < 0.9
+    assert verdict.confidence > 0.9
+    small = judge({"a": peaked_at(*(value / 2.5 for value in offset))})["a"]
+    assert (small.status, small.offset_deg == (0, 0, 0)) == ("ok", False)
+
+
+def test_what_all_cameras_have_in_common_is_not_held_against_one():
+    rig = {name: peaked_at(0, 0, 0.9) for name in "abcd"}
+    assert {verdict.status for verdict in judge(rig).values()} == {"ok"}
+    assert judge({"a": rig["a"]})["a"].status == "misaligned", "alone, it cannot be told apart"
+    far = {name: peaked_at(0, 0, 2.0) for name in "abcd"}
+    assert {verdict.status for verdict in judge(far).values()} == {"misaligned"}
+
+
+def test_a_maximum_at_the_border_of_the_search_is_no_answer():
+    assert judge({"a": peaked_at(0, 0, 4.0)})["a"].status == "not_enough_evidence"

@@ -12,11 +12,13 @@ from rich.table import Table
 
 from bev_runtime.bags import Bag
 from bev_runtime.calibration_check import (
-    Evidence,
+    CameraScore,
     Verdict,
+    accumulate,
+    in_camera_frame,
     judge,
-    measure,
     most_suspicious_first,
+    score_camera,
 )
 from bev_runtime.camera import scale_camera
 from bev_runtime.cli.console import console, print_json, progress_bar, results
@@ -33,9 +35,9 @@ from bev_runtime.types import BevOutput, Calibration, CameraModel, Snapshot
 
 COLOURS = {"ok": OK_COLOUR, "misaligned": BAD_COLOUR, "not_enough_evidence": UNSURE_COLOUR}
 EPILOG = """\
-Depth edges of the LiDAR are compared with edges of the image. An error of 1.5 degrees in pitch or
-yaw is usually found from one frame; roll is not judged, and errors under a degree may pass. More
-frames of a drive give a surer answer: --frames.
+Depth and reflectance edges of the LiDAR are compared with edges of the image. An error of 1.5
+degrees about any axis is usually found from one frame; errors beyond 4 degrees are only seen as no
+fit. More frames of a drive give a surer answer: --frames.
 """
 
 
@@ -64,7 +66,7 @@ class Collector:
 
     def __init__(self, runtime: Runtime, rig: Rig, every: int) -> None:
         self._runtime, self._rig, self._every, self._seen = runtime, rig, every, 0
-        self.evidence: dict[str, Evidence] = {}
+        self.evidence: dict[str, CameraScore] = {}
         self.shown: dict[str, tuple[np.ndarray, CameraModel, np.ndarray]] = {}
 
     def write(self, _output: BevOutput, snapshot: Snapshot, calibration: Calibration) -> None:
@@ -86,10 +88,10 @@ class Collector:
             scaling = pixel_scaling(size[0] / camera.size[0], size[1] / camera.size[1])
             camera = scale_camera(camera, scaling, size)
             moved = self._ego_motion(frame.stamp_ns, cloud.stamp_ns)
-            points = np.asarray(transform_points(moved @ ego_from_lidar, cloud.points[:, :3]))
-            found = measure(rgb, camera, points)
-            earlier = self.evidence.get(name)
-            self.evidence[name] = found if earlier is None else earlier + found
+            xyz = transform_points(moved @ ego_from_lidar, cloud.points[:, :3])
+            points = np.column_stack([xyz, cloud.points[:, 3]])
+            found = score_camera(rgb, camera, in_camera_frame(camera, points))
+            self.evidence[name] = accumulate(self.evidence.get(name), found)
             self.shown.setdefault(name, (rgb, camera, points))
 
     def close(self) -> None:
@@ -128,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
                 sinks=[collector],
                 progress=lambda now_ns: bar.update(task, completed=now_ns - bag.start_ns),
             )
-    verdicts = {name: judge(found) for name, found in collector.evidence.items()}
+    verdicts = judge(collector.evidence)
     unmeasured = {
         name: runtime.calibration.problems.get(name, "no image beside a LiDAR sweep")
         for name in rig.cameras
@@ -169,11 +171,12 @@ def as_json(
         name: {
             "status": verdict.status,
             "score": verdict.score,
-            "pitch_error_deg": verdict.pitch_deg,
-            "yaw_error_deg": verdict.yaw_deg,
-            "sharpness": verdict.sharpness,
-            "depth_edges": verdict.pairs,
-            "frames": verdict.frames,
+            "roll_error_deg": verdict.offset_deg[0],
+            "pitch_error_deg": verdict.offset_deg[1],
+            "yaw_error_deg": verdict.offset_deg[2],
+            "confidence": verdict.confidence,
+            "points": verdict.num_points,
+            "frames": verdict.num_frames,
         }
         for name, verdict in verdicts.items()
     }
@@ -189,12 +192,10 @@ def print_table(
     verdicts: dict[str, Verdict], order: list[str], off: list[str], unmeasured: dict[str, str]
 ) -> None:
     """The report for people."""
-    table = Table("camera", "verdict", "score", "sharpness", "depth edges", "frames")
+    table = Table("camera", "verdict", "confidence", "points", "frames")
     for name in order:
         v = verdicts[name]
-        table.add_row(
-            name, v.text, f"{v.score:.2f}", f"{v.sharpness:.1f}", str(v.pairs), str(v.frames)
-        )
+        table.add_row(name, v.text, f"{v.confidence:.2f}", str(v.num_points), str(v.num_frames))
     results.print(table)
     for name, cause in unmeasured.items():
         results.print(f"{name}: not measured: {cause}", markup=False)
