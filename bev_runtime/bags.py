@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +11,6 @@ from types import TracebackType
 from typing import Any
 
 from rosbags.highlevel import AnyReader
-from rosbags.highlevel.anyreader import AnyReaderError
-from rosbags.rosbag2.errors import ReaderError
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
@@ -54,19 +51,6 @@ CDR_ERRORS = (
 )
 """What decoding hostile bytes may raise."""
 
-READ_ERRORS = (
-    AnyReaderError,
-    ReaderError,
-    SerdeError,
-    OSError,
-    ValueError,
-    KeyError,
-    IndexError,
-    AssertionError,
-    sqlite3.Error,
-    EOFError,
-)
-
 
 class Bag:
     """An open bag; use as a context manager.
@@ -93,17 +77,19 @@ class Bag:
         try:
             self._reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
             self._reader.open()
-        except READ_ERRORS as problem:
+        except Exception as problem:  # parsers of damaged files raise anything
             raise BagError(self._cannot_read(problem)) from None
 
     def _cannot_read(self, problem: Exception) -> str:
-        text = f"bag {self.path} cannot be read: {problem}."
-        if "magic" in str(problem) or "malformed" in str(problem) or "empty" in str(problem):
-            text += (
-                " It looks truncated, as when a recording was cut off; repair it with `mcap "
-                "recover IN -o OUT` (mcap) or `sqlite3 IN .recover` (db3)."
-            )
-        return text
+        cause = str(problem).rstrip(".") or type(problem).__name__
+        sqlite = self.path.suffix == ".db3" or any(self.path.glob("*.db3"))
+        tool = (
+            "`sqlite3 IN.db3 .recover | sqlite3 OUT.db3`" if sqlite else "`mcap recover IN -o OUT`"
+        )
+        return (
+            f"bag {self.path} cannot be read: {cause}. If it was truncated, as when a recording is "
+            f"cut off, repair it with {tool}"
+        )
 
     def __enter__(self) -> Bag:
         return self
@@ -155,7 +141,7 @@ class Bag:
                 if ros1:
                     data = self.typestore.ros1_to_cdr(raw, connection.msgtype)
                 yield Message(time_ns, connection.topic, connection.msgtype, data)
-        except READ_ERRORS as problem:
+        except Exception as problem:  # parsers of damaged files raise anything
             raise BagError(self._cannot_read(problem)) from problem
 
     def decode(self, message: Message) -> Any:  # noqa: ANN401

@@ -31,7 +31,8 @@ PARAMETERS: dict[str, dict[str, float]] = {
     "jitter": {"ms": 50.0},
 }
 GRAMMAR = (
-    "KIND:SENSOR[@FROM-TO][,key=value], for example drop:CAM_FRONT@2-5 or delay:LIDAR_TOP,ms=200"
+    "KIND:SENSOR[@FROM-TO][,key=value], for example drop:CAM_FRONT@2-5, freeze:CAM_BACK@3- (to the "
+    "end) or delay:LIDAR_TOP,ms=200"
 )
 _SPEC = re.compile(
     r"(?P<kind>[a-z_]+):(?P<sensor>[^@,\s]+)(?:@(?P<from>\d*\.?\d*)-(?P<to>\d*\.?\d*))?(?P<options>(?:,[a-z_]+=[^,=]+)*)"

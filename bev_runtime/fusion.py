@@ -36,4 +36,9 @@ def choose_plan(
         mode = Mode.DEGRADED
     else:
         mode = Mode.FULL
-    return FusionPlan(mode, live, use_lidar, "; ".join(causes) or "all sensors live")
+    return FusionPlan(
+        mode,
+        live,
+        use_lidar,
+        "; ".join(causes) or ("all sensors live" if wants_lidar else "all cameras live"),
+    )

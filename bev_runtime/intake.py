@@ -61,10 +61,14 @@ class Intake:
             "/tf": partial(self._on_tf, False),
             "/tf_static": partial(self._on_tf, True),
         }
+        infos: dict[str, list[str]] = {}
+        for name, camera in rig.cameras.items():
+            if camera.info_topic is not None:
+                infos.setdefault(camera.info_topic, []).append(name)
+        for topic, names in infos.items():  # cameras may share one CameraInfo
+            self._routes[topic] = partial(self._on_camera_info, tuple(names))
         for name, camera in rig.cameras.items():
             self._routes[camera.topic] = partial(self._on_sample, name)
-            if camera.info_topic is not None:
-                self._routes[camera.info_topic] = partial(self._on_camera_info, name)
         if rig.lidar is not None:
             self._routes[rig.lidar.topic] = partial(self._on_sample, rig.lidar.name)
         if rig.odometry_topic is not None:
@@ -88,7 +92,9 @@ class Intake:
         self._runtime.observe_clock(now_ns)
         self._routes[topic](msgtype, raw, now_ns)
 
-    def _decode(self, msgtype: str, raw: bytes | memoryview) -> Any:  # noqa: ANN401
+    def _decode(self, msgtype: str, raw: bytes | memoryview, expected: str | None = None) -> Any:  # noqa: ANN401
+        if expected is not None and msgtype != expected:
+            raise SampleRejected("wrong_type", f"message is {msgtype}, expected {expected}")
         try:
             return self._typestore.deserialize_cdr(memoryview(raw), msgtype)  # slices uncopied
         except CDR_ERRORS as problem:
@@ -114,16 +120,19 @@ class Intake:
         runtime.accept(sample, now_ns, fingerprint)
 
     def _on_camera_info(
-        self, name: str, msgtype: str, raw: bytes | memoryview, _now_ns: int
+        self, names: tuple[str, ...], msgtype: str, raw: bytes | memoryview, _now_ns: int
     ) -> None:
         try:
-            self._runtime.calibration.on_camera_info(name, self._decode(msgtype, raw))
+            info = self._decode(msgtype, raw, CAMERA_INFO)
         except SampleRejected as problem:
             self._ignore("camera_info", problem)
+            return
+        for name in names:
+            self._runtime.calibration.on_camera_info(name, info)
 
     def _on_tf(self, static: bool, msgtype: str, raw: bytes | memoryview, now_ns: int) -> None:
         try:
-            transforms = self._decode(msgtype, raw).transforms
+            transforms = self._decode(msgtype, raw, TF).transforms
         except SampleRejected as problem:
             self._ignore("tf", problem)
             return
@@ -135,7 +144,7 @@ class Intake:
 
     def _on_odometry(self, msgtype: str, raw: bytes | memoryview, now_ns: int) -> None:
         try:
-            message = self._decode(msgtype, raw)
+            message = self._decode(msgtype, raw, ODOMETRY)
         except SampleRejected as problem:
             self._ignore("odometry", problem)
             return

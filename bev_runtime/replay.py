@@ -4,22 +4,28 @@ repeatable.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from statistics import median
 
 from bev_runtime.bags import Bag, Message
 from bev_runtime.errors import BagError
 from bev_runtime.faults import Fault, FaultProxy
-from bev_runtime.intake import Intake
+from bev_runtime.intake import Intake, stamp_of
 from bev_runtime.rig import Rig
 from bev_runtime.runtime import Runtime
 from bev_runtime.sinks import Sink
 from bev_runtime.types import BevOutput, Mode
 
+log = logging.getLogger(__name__)
+
 MAX_WARNINGS = 100
+MAX_LATENCY_NS = 1_000_000_000
+OFFSET_SAMPLES = 3
 
 
 @dataclass(slots=True)
@@ -103,8 +109,15 @@ def replay(
     intake = Intake(runtime, bag.typestore)
     proxy = FaultProxy(faults, sensor_topics(runtime.rig), seed)
     result = ReplayResult()
-    preload_calibration(bag, runtime, intake)
-    pace = Pace(rate, bag.start_ns)
+    offset_ns = clock_offset(bag, runtime.rig)
+    start_ns = bag.start_ns - offset_ns
+    if offset_ns:
+        log.warning(
+            "bag time is %.3f s off the sensors' stamps: the bag is replayed on the stamps' clock",
+            offset_ns / 1e9,
+        )
+    preload_calibration(bag, runtime, intake, start_ns)
+    pace = Pace(rate, start_ns)
 
     def emit(output: BevOutput | None) -> None:
         if output is None:
@@ -117,8 +130,12 @@ def replay(
         if sinks and output.mode is not Mode.BLIND:
             result.samples_ms.setdefault("sinks", []).append((time.perf_counter_ns() - start) / 1e6)
 
-    now_ns = bag.start_ns
-    messages = proxy.apply(bag.messages(intake.topics), bag.start_ns)
+    now_ns = start_ns
+    recorded = (
+        replace(message, time_ns=message.time_ns - offset_ns) if offset_ns else message
+        for message in bag.messages(intake.topics)
+    )
+    messages = proxy.apply(recorded, start_ns)
     for batch in by_arrival(_until_broken(messages, result)):
         arrival_ns = batch[0].time_ns
         while (deadline := runtime.next_deadline_ns()) is not None and deadline < arrival_ns:
@@ -134,7 +151,7 @@ def replay(
         if not pace.is_behind(arrival_ns + _SLACK_NS):
             emit(runtime.poll(now_ns))
         if progress is not None:
-            progress(now_ns)
+            progress(now_ns + offset_ns)
     emit(runtime.poll(now_ns, flush=True))
     if (
         not result.modes
@@ -144,6 +161,9 @@ def replay(
         )
         emit(runtime.poll(now_ns + round((patience_s + runtime.rig.timing.heartbeat_s) * 1e9) + 1))
     runtime.finish()
+    failed = sum(a.rejected["inference_failed"] for a in runtime.buffer.accounts.values())
+    if failed and not result.published and result.error is None:
+        result.error = f"no inference succeeded: {result.reasons[-1]['reason']}"
     return result, proxy, intake
 
 
@@ -158,7 +178,23 @@ def sensor_topics(rig: Rig) -> dict[str, str]:
     return topics
 
 
-def preload_calibration(bag: Bag, runtime: Runtime, intake: Intake) -> None:
+def clock_offset(bag: Bag, rig: Rig) -> int:
+    """Bag time minus header stamps in nanoseconds, 0 if they are of one clock.
+
+    A converted or re-recorded bag may have been written hours or years after its stamps; live, that
+    is a fault of the clocks, but a bag can be put right. Anything under a second is real latency.
+    """
+    offsets = []
+    for topic in sensor_topics(rig):
+        for message in islice(bag.messages(frozenset({topic})), OFFSET_SAMPLES):
+            decoded = bag.decode(message)
+            if decoded is not None and (stamp_ns := stamp_of(decoded.header)) > 0:
+                offsets.append(message.time_ns - stamp_ns)
+    offset_ns = round(median(offsets)) if offsets else 0
+    return offset_ns if abs(offset_ns) > MAX_LATENCY_NS else 0
+
+
+def preload_calibration(bag: Bag, runtime: Runtime, intake: Intake, now_ns: int) -> None:
     """Feeds all static transforms and each camera's first CameraInfo before the first sample.
 
     A vehicle's static transforms are latched, so a live node has them from the start; in a bag they
@@ -168,7 +204,7 @@ def preload_calibration(bag: Bag, runtime: Runtime, intake: Intake) -> None:
     statics = bag.messages(frozenset({"/tf_static"}))
     firsts = (next(iter(bag.messages(frozenset({topic}))), None) for topic in sorted(pending))
     for message in chain(statics, filter(None, firsts)):
-        intake.receive(message.topic, message.msgtype, message.raw, bag.start_ns)
+        intake.receive(message.topic, message.msgtype, message.raw, now_ns)
 
 
 def by_arrival(messages: Iterator[Message]) -> Iterator[list[Message]]:

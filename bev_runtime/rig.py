@@ -6,21 +6,35 @@ it instead.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from bev_runtime.camera import make_camera, make_distortion
-from bev_runtime.errors import ConfigError
+from bev_runtime.errors import CalibrationError, ConfigError
 from bev_runtime.geometry import Float64, rigid_from_quaternion
 from bev_runtime.manifest import Strict
 from bev_runtime.types import BASE_FRAME, CameraModel
 from bev_runtime.yaml_schema import read_yaml
 
 SensorName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_\-]{0,63}$")]
-Topic = Annotated[str, Field(pattern=r"^/?[A-Za-z0-9_~{}/]+$", max_length=256)]
+Topic = Annotated[str, Field(min_length=1, max_length=1024)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+Checked = TypeVar("Checked", bound=Strict)
+
+
+def _checked(schema: Checked, use: Callable[[], object]) -> Checked:
+    """Turns what using a value would raise into a mistake of the file."""
+    try:
+        use()
+    except CalibrationError as problem:
+        raise ValueError(str(problem)) from None
+    return schema
 
 
 class Pose(Strict):
@@ -28,6 +42,10 @@ class Pose(Strict):
 
     translation: tuple[float, float, float]
     rotation_xyzw: tuple[float, float, float, float]
+
+    @model_validator(mode="after")
+    def _is_rigid(self) -> Pose:
+        return _checked(self, self.matrix)
 
     def matrix(self) -> Float64:
         """float64 [4, 4]."""
@@ -45,6 +63,10 @@ class CameraCalibration(Strict):
     distortion_model: str = "none"
     distortion: tuple[float, ...] = ()
     base_from_camera: Pose | None = None
+
+    @model_validator(mode="after")
+    def _is_a_camera(self) -> CameraCalibration:
+        return _checked(self, lambda: self.camera_model(np.eye(4)))
 
     def camera_model(self, base_from_camera: Float64) -> CameraModel:
         """Builds and validates the CameraModel."""

@@ -40,7 +40,7 @@ def sensor_name(topic: str) -> str:
     stem = topic.rstrip("/")
     while (shorter := IMAGE_SUFFIX.sub("", stem)) != stem and shorter:
         stem = shorter
-    return re.sub(r"[^A-Za-z0-9_]", "_", stem.strip("/").split("/")[-1]) or "sensor"
+    return re.sub(r"[^A-Za-z0-9_]", "_", stem.strip("/").split("/")[-1])[:60] or "sensor"
 
 
 def infer_rig(bag: Bag) -> InferredRig:
@@ -112,9 +112,11 @@ def check_topics(bag: Bag, rig: Rig) -> list[str]:
     """One sentence for each topic of the rig that the bag lacks, or holds with another type.
 
     Raises:
-        BagError: none of the rig's sensors is in the bag.
+        BagError: none of the rig's sensors is in the bag, or the bag is empty.
     """
     topics = bag.topics
+    if not any(topic.count for topic in topics.values()):
+        raise BagError(f"bag {bag.path} holds no messages: was the recording stopped at once?")
     problems = []
     wanted: list[tuple[str, str, tuple[str, ...]]] = [
         (name, camera.topic, (IMAGE, COMPRESSED)) for name, camera in rig.cameras.items()
@@ -157,8 +159,8 @@ def _is_colour(topic: str) -> bool:
 def _matching_info(topic: str, infos: Iterable[str]) -> str | None:
     """The camera_info topic in the image's own or the nearest enclosing namespace."""
     namespace = topic
-    while "/" in namespace.strip("/"):
-        namespace = namespace.rsplit("/", 1)[0]
+    while namespace:
+        namespace = namespace.rpartition("/")[0]
         if f"{namespace}/camera_info" in infos:
             return f"{namespace}/camera_info"
     return None
@@ -167,7 +169,7 @@ def _matching_info(topic: str, infos: Iterable[str]) -> str | None:
 def _unique(name: str, topic: str, taken: Iterable[str]) -> str:
     if name not in taken:
         return name
-    longer = re.sub(r"[^A-Za-z0-9_]", "_", topic.strip("/"))[:63]
+    longer = re.sub(r"[^A-Za-z0-9_]", "_", topic.strip("/"))[-60:]
     return longer if longer not in taken else f"{longer}_2"
 
 

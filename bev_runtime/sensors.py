@@ -80,7 +80,7 @@ class SensorBuffer:
             raise SampleRejected(
                 "late",
                 f"{name}: arrived {-ahead_s:.3f} s after its stamp, allowed max_delay_s "
-                f"{timing.max_delay_s}",
+                f"{timing.max_delay_s}: if that is normal here, raise it in the rig file",
             )
         if stamp_ns == last:
             raise SampleRejected("duplicate", f"{name}: stamp {stamp_ns} was already received")

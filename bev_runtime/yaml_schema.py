@@ -54,7 +54,7 @@ def parse_yaml(
         plain = json.dumps(data, allow_nan=False)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as problem:
         raise error(f"{what} is not plain YAML: {problem}") from None
-    except (TypeError, ValueError) as problem:
+    except (TypeError, ValueError, LookupError, AttributeError) as problem:
         raise error(
             f"{what} holds a value that is not plain data ({problem}), {MAX_DEPTH_HINT}"
         ) from None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ros_messages import SIZE, camera_info, cloud, drive, transforms, write_bag
+from rosbags.rosbag2 import StoragePlugin
 
 from bev_runtime.bags import Bag
+from bev_runtime.cli import main
 from bev_runtime.errors import BagError
 from bev_runtime.geometry import rigid
 from bev_runtime.rig import CameraConfig, Rig
@@ -190,3 +192,76 @@ def test_hostile_transforms_are_ignored_and_counted_and_the_good_ones_stay(run_r
     for path in (tmp_path / "a/maps").glob("*.npz"):
         with np.load(path) as a, np.load(tmp_path / "b/maps" / path.name) as b:
             assert np.array_equal(a["scores"], b["scores"])
+
+
+@pytest.mark.parametrize("storage", list(StoragePlugin))
+def test_a_bag_cut_anywhere_is_refused_or_read_but_never_a_traceback(tmp_path, capsys, storage):
+    whole = write_bag(tmp_path / "whole", drive(frames=2), storage)
+    (file,) = [path for path in whole.iterdir() if path.suffix != ".yaml"]
+    data = file.read_bytes()
+    for share in (0, 8 / len(data), 0.01, 0.2, 0.5, 0.9, 1 - 200 / len(data)):
+        path = tmp_path / f"cut{file.suffix}"
+        path.write_bytes(data[: round(len(data) * share)])
+        for command in ("inspect", "replay"):
+            code = main([command, str(path)])
+            err = capsys.readouterr().err
+            assert code in (0, 1)
+            assert "Traceback" not in err
+            assert code == 0 or "error:" in err
+
+
+def test_a_bag_recorded_on_another_clock_is_replayed_on_its_stamps(run_replay, tmp_path):
+    for hours in (-1, 1, 500_000):
+        items = [(t + hours * 3600 * 10**9, c, m) for t, c, m in drive(frames=5)]
+        if min(t for t, _, _ in items) > 0:
+            summary = run_replay(write_bag(tmp_path / f"b{hours}", items))
+            assert summary["modes"] == {"FULL": 5}, hours
+
+
+def test_a_topic_of_the_wrong_type_is_ignored_and_counted(run_replay, tmp_path):
+    items = drive(frames=3)
+    image = next(m for _, topic, m in items if topic.endswith("compressed"))
+    items = [(t, c, image if c == "/tf" else m) for t, c, m in items]
+    rig = Rig(
+        cameras={
+            name: CameraConfig(topic=f"/{name}/image/compressed", info_topic=f"/{name}/camera_info")
+            for name in ("front", "left")
+        }
+    )
+    summary = run_replay(write_bag(tmp_path / "b", items), rig)
+    assert summary["ignored_messages"]["tf:wrong_type"] > 10
+    assert summary["published"] == 3
+
+
+def test_odd_topic_names_are_sensors_too(run_replay, tmp_path):
+    names = {"front": "/cam-front.1/im age[0]", "left": "/" + "x" * 90 + "/image", "back": "/image"}
+    items = []
+    for time_ns, topic, message in drive(frames=3):
+        camera = topic.split("/")[1]
+        if camera in names and topic.endswith("compressed"):
+            items.append((time_ns, names[camera], message))
+        elif camera in names:
+            items.append((time_ns, names[camera].rpartition("/")[0] + "/camera_info", message))
+        else:
+            items.append((time_ns, topic, message))
+    summary = run_replay(write_bag(tmp_path / "b", items))
+    assert summary["modes"] == {"FULL": 3}
+    assert len(summary["sensors"]) == 4
+
+
+def test_two_cameras_may_share_one_camera_info(run_replay, tmp_path):
+    items = [i for i in drive(frames=3) if i[1] != "/left/camera_info"]
+    shared = "/front/camera_info"
+    rig = Rig(
+        cameras={
+            name: CameraConfig(topic=f"/{name}/image/compressed", info_topic=shared)
+            for name in ("front", "left")
+        }
+    )
+    summary = run_replay(write_bag(tmp_path / "b", items), rig)
+    assert summary["modes"] == {"FULL": 3}
+
+
+def test_an_empty_bag_says_that_it_is_empty(tmp_path, capsys):
+    assert main(["replay", str(write_bag(tmp_path / "empty", []))]) == 1
+    assert "holds no messages" in capsys.readouterr().err.replace("\n", " ")

@@ -49,6 +49,11 @@ def test_json_is_one_object_on_stdout_and_everything_else_goes_to_stderr(
         (["inspect", "no_such_thing"], 1, "no_such_thing"),
         (["check-calib", "{bag}", "--frames", "0"], 2, "--frames 0"),
         (["demo", "--seconds", "1000"], 2, "--seconds 1000"),
+        (["demo", "--seed", "-1"], 2, "--seed -1"),
+        (["replay", "{bag}", "--seed", "-1"], 2, "--seed -1"),
+        (["replay", "{bag}", "--threads", "100000"], 2, "--threads 100000"),
+        (["replay", "{bag}", "--out", "/proc/x"], 2, "cannot be written to"),
+        (["check-calib", "{bag}", "--out", "/etc/passwd"], 2, "cannot be written to"),
     ],
 )
 def test_each_mistake_has_its_exit_code_and_one_clear_message(

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from bev_runtime.errors import CalibrationError, ConfigError
+from bev_runtime.errors import ConfigError
 from bev_runtime.rig import Rig, load_rig
 
 RIG = """
@@ -55,6 +55,7 @@ def test_a_rig_file_is_read_with_order_calibration_and_defaults(tmp_path):
         ("a: &x [1]\nb: *x", "aliases"),
         ("a: !!python/object/apply:os.system ['true']", "not plain YAML"),
         ("cameras: &y {}\ncameras: {}", "stand twice"),
+        ("a: !!int ''", "not plain"),
         ("- a", "expected a mapping"),
         ("a: [", "not plain YAML"),
     ],
@@ -63,7 +64,7 @@ def test_a_wrong_rig_file_is_explained(tmp_path, change, message):
     data = yaml.safe_load(RIG)
     try:
         extra = yaml.safe_load(change)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, IndexError):
         extra = None
     text = (
         yaml.safe_dump({**data, **extra})
@@ -81,8 +82,14 @@ def test_a_huge_or_missing_rig_file_is_refused(tmp_path):
         load(tmp_path, "#" * (1 << 21))
 
 
-def test_a_pose_that_is_no_rotation_is_refused_when_used(tmp_path):
-    rig = load(tmp_path, RIG.replace("[-0.5, 0.5, -0.5, 0.5]", "[0, 0, 0, 0]"))
-    given = rig.cameras["right"].calibration
-    with pytest.raises(CalibrationError, match="norm"):
-        given.base_from_camera.matrix()
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[-0.5, 0.5, -0.5, 0.5]", "[0, 0, 0, 0]", "norm 0"),
+        ("[500, 0, 320, 0, 500, 240, 0, 0, 1]", "[0, 0, 0, 0, 0, 0, 0, 0, 0]", "cannot project"),
+        ("plumb_bob", "thin_prism", "unknown"),
+    ],
+)
+def test_a_calibration_that_cannot_be_is_refused_at_load(tmp_path, old, new, message):
+    with pytest.raises(ConfigError, match=rf"(?s)cameras\.right\.calibration.*{message}"):
+        load(tmp_path, RIG.replace(old, new))

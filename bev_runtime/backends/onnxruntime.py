@@ -79,7 +79,13 @@ class _PoolStage:
         self._after = (
             None if cut.after is None else Part(backend, cut.after, f"{stage.name}.decoder")
         )
-        channels = backend.max_shape(cut.feat)[-1]
+        *_, height, width, channels = backend.max_shape(cut.feat)
+        view = backend.manifest.view_transform
+        if (width, height) != (view.feature_width, view.feature_height):
+            raise ModelError(
+                f"features of stage '{stage.name}' are {width}x{height}, the manifest's "
+                f"view_transform says {view.feature_width}x{view.feature_height}: correct it"
+            )
         self._out = np.zeros((1, *pool.size, channels), np.float32)
         shapes: dict[str, tuple[int, ...]] = {pool.output: self._out.shape}
         for part in (self._before, self._after):

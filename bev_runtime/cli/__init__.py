@@ -9,6 +9,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from rich.markup import escape
+
 from bev_runtime import __version__
 from bev_runtime.cli import check_calib, demo, inspect, replay, schema
 from bev_runtime.cli.console import console
@@ -52,13 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except BevRuntimeError as problem:
-        console.print(f"[bold red]error:[/] {escape_text(str(problem))}", soft_wrap=True)
+        console.print(f"[bold red]error:[/] {escape(str(problem))}", soft_wrap=True)
         return 2 if isinstance(problem, ConfigError) else 1
     except KeyboardInterrupt:
         console.print("interrupted")
         return 1
-
-
-def escape_text(text: str) -> str:
-    """Keeps rich from reading brackets of a message as markup."""
-    return text.replace("[", "\\[")

@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from bev_runtime.bags import Bag
@@ -21,9 +22,16 @@ from bev_runtime.calibration_check import (
     score_camera,
 )
 from bev_runtime.camera import scale_camera
-from bev_runtime.cli.console import console, print_json, progress_bar, results
+from bev_runtime.cli.console import (
+    console,
+    in_range,
+    make_folder,
+    print_json,
+    progress_bar,
+    results,
+)
 from bev_runtime.cli.replay import choose_rig
-from bev_runtime.errors import BagError, ConfigError, SampleRejected
+from bev_runtime.errors import BagError, SampleRejected
 from bev_runtime.geometry import Float64, invert_rigid, pixel_scaling, transform_points
 from bev_runtime.preprocess import decode_rgb
 from bev_runtime.recording import RecordingPipeline
@@ -110,8 +118,8 @@ class Collector:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, judges, draws."""
-    if not 1 <= args.frames <= 1000:
-        raise ConfigError(f"--frames {args.frames}: expected 1 to 1000")
+    in_range("--frames", args.frames, 1, 1000)
+    out = make_folder(args.out, "--out") if args.out is not None else None
     with Bag(args.bag) as bag:
         rig = choose_rig(bag, args.rig)
         if rig.lidar is None or not rig.cameras:
@@ -124,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         collector = Collector(runtime, rig, max(sweeps // args.frames, 1))
         with progress_bar() as bar:
             task = bar.add_task("comparing", total=max(bag.end_ns - bag.start_ns, 1))
-            replay(
+            result, *_ = replay(
                 bag,
                 runtime,
                 sinks=[collector],
@@ -136,7 +144,9 @@ def run(args: argparse.Namespace) -> int:
         for name in rig.cameras
         if name not in verdicts
     }
-    pictures = write_pictures(args.out, collector, verdicts) if args.out is not None else []
+    if rig.lidar.name in runtime.calibration.problems:
+        unmeasured[rig.lidar.name] = runtime.calibration.problems[rig.lidar.name]
+    pictures = write_pictures(out, collector, verdicts) if out is not None else []
     order = most_suspicious_first(verdicts)
     off = [name for name in order if verdicts[name].status == "misaligned"]
     if args.json:
@@ -145,12 +155,13 @@ def run(args: argparse.Namespace) -> int:
         print_table(verdicts, order, off, unmeasured)
         for path in pictures:
             console.print(f"wrote {path}", soft_wrap=True)
-    return 1 if args.strict and off else 0
+    if result.error is not None:
+        console.print(f"[bold red]error:[/] {escape(result.error)}", soft_wrap=True)
+    return 1 if result.error is not None or not verdicts or (args.strict and off) else 0
 
 
 def write_pictures(out: Path, collector: Collector, verdicts: dict[str, Verdict]) -> list[Path]:
     """One PNG per camera."""
-    out.mkdir(parents=True, exist_ok=True)
     written = []
     for name, (rgb, camera, points) in collector.shown.items():
         verdict = verdicts[name]
@@ -199,4 +210,7 @@ def print_table(
     results.print(table)
     for name, cause in unmeasured.items():
         results.print(f"{name}: not measured: {cause}", markup=False)
-    results.print(f"off: {', '.join(off)}" if off else "no camera is found to be off")
+    if not verdicts:
+        results.print("no camera could be measured")
+    else:
+        results.print(f"off: {', '.join(off)}" if off else "no camera is found to be off")

@@ -11,7 +11,14 @@ import cv2
 import numpy as np
 
 from bev_runtime.bags import Bag
-from bev_runtime.cli.console import console, print_json, progress_bar, results
+from bev_runtime.cli.console import (
+    console,
+    in_range,
+    make_folder,
+    print_json,
+    progress_bar,
+    results,
+)
 from bev_runtime.cli.replay import choose_rig, print_summary, replay_bag
 from bev_runtime.demo_world import (
     BagOptions,
@@ -49,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
     """Draws, replays, scores, and leaves a strip of pictures."""
     if not 1 <= args.seconds <= 60:
         raise ConfigError(f"--seconds {args.seconds:g}: expected 1 to 60")
-    model, out = load_model(MODEL), args.out
+    in_range("--seed", args.seed, 0, 1 << 31)
+    model, out = load_model(MODEL), make_folder(args.out, "--out")
     bag_path = out / "bag"
     for made in (bag_path, out / "frames", out / "maps"):
         shutil.rmtree(made, ignore_errors=True)
-    out.mkdir(parents=True, exist_ok=True)
     options = BagOptions(
         duration_s=args.seconds,
         rate_hz=RATE_HZ,

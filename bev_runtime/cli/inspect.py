@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from bev_runtime.bags import Bag
 from bev_runtime.cli.console import print_json, results
+from bev_runtime.errors import BagError
 from bev_runtime.intake import CAMERA_INFO, COMPRESSED, IMAGE, POINTS, Intake
-from bev_runtime.model import load_model
+from bev_runtime.model import load_model, shipped_models
 from bev_runtime.recording import RecordingPipeline
 from bev_runtime.replay import preload_calibration
 from bev_runtime.rig_inference import infer_rig
@@ -41,7 +43,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     """Finds out what the target is, and shows it."""
     path = Path(args.target)
-    is_model = (path / "manifest.yaml").exists() or not path.exists()
+    is_model = (path / "manifest.yaml").exists() or args.target in shipped_models()
+    if not is_model and not path.exists():
+        raise BagError(
+            f"'{args.target}' is neither a bag, nor a model folder, nor a shipped model "
+            f"({', '.join(shipped_models())}): check the path"
+        )
     if is_model:
         report = inspect_model(args.target)
     else:
@@ -91,7 +98,7 @@ def inspect_bag(bag: Bag) -> dict[str, Any]:
     inferred = infer_rig(bag)
     runtime = Runtime(inferred.rig, RecordingPipeline(inferred.rig))
     intake = Intake(runtime, bag.typestore)
-    preload_calibration(bag, runtime, intake)
+    preload_calibration(bag, runtime, intake, bag.start_ns)
     for name, camera in inferred.rig.cameras.items():
         runtime.calibration.on_frame_id(name, frames.get(camera.topic, ""))
     if inferred.rig.lidar is not None:
@@ -142,7 +149,7 @@ def inspect_model(ref: str) -> dict[str, Any]:
 
 
 def _print_bag(report: Mapping[str, Any]) -> None:
-    results.print(f"[bold]{report['bag']}[/]  {report['duration_s']:.3f} s")
+    results.print(f"[bold]{escape(report['bag'])}[/]  {report['duration_s']:.3f} s")
     table = Table("topic", "type", "count", "Hz", "longest gap s", "gaps", "latency ms", "frame")
     for row in report["topics"]:
         cells = (
@@ -154,11 +161,12 @@ def _print_bag(report: Mapping[str, Any]) -> None:
             row["latency_ms"],
             row["frame_id"],
         )
-        table.add_row(row["topic"], *("" if cell is None else str(cell) for cell in cells))
+        shown = ("" if cell is None else escape(str(cell)) for cell in cells)
+        table.add_row(escape(row["topic"]), *shown)
     results.print(table)
     for topic, count in report["unreadable_messages"].items():
         results.print(
-            f"[bold yellow]unreadable:[/] {count} messages of {topic} are not of their type"
+            f"[bold yellow]unreadable:[/] {count} messages of {escape(topic)} are not of their type"
         )
     rig = report["rig"]
     lidar = rig["lidar"]["name"] if rig["lidar"] else "none"
@@ -169,7 +177,9 @@ def _print_bag(report: Mapping[str, Any]) -> None:
     for note in report["notes"]:
         results.print(f"  {note}", markup=False, soft_wrap=True)
     for name, problem in report["calibration_problems"].items():
-        results.print(f"[bold yellow]missing calibration:[/] {name}: {problem}", soft_wrap=True)
+        results.print(
+            f"[bold yellow]missing calibration:[/] {name}: {escape(problem)}", soft_wrap=True
+        )
     if not report["calibration_problems"]:
         results.print("calibration complete")
 

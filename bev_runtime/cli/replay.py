@@ -8,11 +8,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from bev_runtime.backends import BACKENDS, create_backend
 from bev_runtime.bags import Bag
-from bev_runtime.cli.console import console, print_json, progress_bar, results
+from bev_runtime.cli.console import (
+    console,
+    in_range,
+    make_folder,
+    print_json,
+    progress_bar,
+    results,
+)
 from bev_runtime.errors import ConfigError
 from bev_runtime.faults import GRAMMAR, parse_fault
 from bev_runtime.model import ModelPackage, load_model
@@ -23,6 +31,7 @@ from bev_runtime.rig_inference import check_topics, infer_rig
 from bev_runtime.runtime import Runtime
 from bev_runtime.sinks import Sink, latency_percentiles, open_sinks, write_summary
 
+MAX_THREADS = 64
 EPILOG = f"""\
 faults: {GRAMMAR}
   kinds: drop (p=1), freeze, delay (ms=200), jitter (ms=50); SENSOR may be a pattern such as CAM_*
@@ -99,6 +108,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Replays and reports."""
     rate = parse_rate(args.rate)
+    in_range("--threads", args.threads, 1, MAX_THREADS)
+    in_range("--seed", args.seed, 0, 1 << 31)
+    in_range("--pictures", args.pictures, 0, 1 << 31)
+    out = make_folder(args.out, "--out") if args.out is not None else None
     model = load_model(args.model)
     with Bag(args.bag) as bag:
         rig = choose_rig(bag, args.rig)
@@ -106,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
             bag,
             model,
             rig,
-            out=args.out,
+            out=out,
             fault_specs=args.fault,
             seed=args.seed,
             rate=rate,
@@ -119,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_summary(summary)
     if summary["error"]:
-        console.print(f"[bold red]error:[/] {summary['error']}", soft_wrap=True)
+        console.print(f"[bold red]error:[/] {escape(summary['error'])}", soft_wrap=True)
     return 1 if summary["error"] else 0
 
 
@@ -151,7 +164,7 @@ def choose_rig(bag: Bag, path: Path | None) -> Rig:
         for note in inferred.notes:
             console.print(f"  {note}", soft_wrap=True, markup=False)
     for problem in check_topics(bag, rig):
-        console.print(f"[bold yellow]warning:[/] {problem}", soft_wrap=True)
+        console.print(f"[bold yellow]warning:[/] {escape(problem)}", soft_wrap=True)
     return rig
 
 
@@ -204,7 +217,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     """The summary as two tables."""
     modes = ", ".join(f"{mode} {count}" for mode, count in summary["modes"].items()) or "no output"
     results.print(
-        f"[bold]{summary['model']}[/] on {summary['bag']}: {summary['published']} outputs "
+        f"[bold]{summary['model']}[/] on {escape(summary['bag'])}: {summary['published']} outputs "
         f"published ({modes})"
     )
     for change in summary["mode_changes"][:10]:
@@ -226,6 +239,10 @@ def print_summary(summary: Mapping[str, Any]) -> None:
             rejected,
         )
     results.print(sensors)
+    for name, problem in summary["calibration_problems"].items():
+        results.print(f"not calibrated: {name}: {problem}", markup=False, soft_wrap=True)
+    for name, count in summary["ignored_messages"].items():
+        results.print(f"ignored: {count} messages, {name}", markup=False)
     latency = Table("stage", "p50 ms", "p99 ms", "max ms")
     for stage, row in summary["latency_ms"].items():
         latency.add_row(stage, *(f"{row[key]:.2f}" for key in ("p50", "p99", "max")))
