@@ -63,7 +63,8 @@ def make_bag(path: Path) -> tuple[Path, list[np.ndarray]]:
     items: list[tuple[int, str, Any]] = [(START - 1000, "/tf_static", transforms(START, edges))]
     for i in range(-5, FRAMES * 5):
         stamp = START + i * PERIOD // 4
-        pose = rigid(np.eye(3), [0.16 * i, 0, 0])
+        # Braking: the ego motion between stamps, and so the table, differs from frame to frame.
+        pose = rigid(np.eye(3), [0.2 * i - 0.0004 * i * i, 0, 0])
         items.append((stamp, "/tf", transforms(stamp, [("odom", "base_link", pose)])))
     points = rng.uniform(-50, 50, (35_000, 4))
     for i in range(FRAMES):
