@@ -15,7 +15,7 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 $(STAMP): $(BIN)/python setup.cfg setup.py pyproject.toml plugins/CMakeLists.txt $(wildcard plugins/src/* plugins/include/*/*)
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install -qq --editable '.[test]'
 	touch $@
 
 demo: $(STAMP) ## make a bag of a small drawn world, replay it, lose two cameras, leave pictures in demo_out/
