@@ -76,7 +76,7 @@ class Runtime:
         self._last_now_ns = 0
         self._last_stamp_ns = 0
         self._logged: set[tuple[str, str]] = set()
-        self._last_mode: tuple[Mode, str] | None = None
+        self._last_mode: Mode | None = None
 
     # -- input ---------------------------------------------------------------------------------
 
@@ -202,11 +202,10 @@ class Runtime:
                 self.buffer.mark_used(name)
             if snapshot.cloud is not None and snapshot.cloud.stamp_ns == output.stamp_ns:
                 self.buffer.mark_used(snapshot.cloud.name)
-        state = (output.mode, output.reason)
-        if self._last_mode is None or output.mode is not self._last_mode[0]:
+        if output.mode is not self._last_mode:
             level = logging.INFO if output.mode is Mode.FULL else logging.WARNING
             log.log(level, "mode %s: %s", output.mode.value, output.reason)
-        self._last_mode = state
+        self._last_mode = output.mode
         return output
 
     def _blind(self, now_ns: int, missing: Mapping[str, str]) -> BevOutput:

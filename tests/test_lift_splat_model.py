@@ -20,7 +20,7 @@ RANKS = ("ranks_depth", "ranks_feat", "ranks_bev", "interval_starts", "interval_
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Depth from a random 1x1 convolution and a softmax, features from another; then a convolution."""
+    """Depth from a random convolution and a softmax, features from another, one after pooling."""
     folder = write_tiny_model(tmp_path_factory.mktemp("models") / "lift")
     rng = np.random.default_rng(0)
     weights = {

@@ -12,7 +12,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from bev_runtime.geometry import Float64, quaternion_from_rotation
-from bev_runtime.types import BevMap, BevOutput, Detections, Mode
+from bev_runtime.types import BevMap, BevOutput, Mode
 
 Numbers = Sequence[float] | NDArray[np.floating]
 VISION_MESSAGES = {
@@ -193,6 +193,3 @@ class MessageMaker:
         point = self.make("geometry_msgs/Point", *map(float, position))
         rotation = self.make("geometry_msgs/Quaternion", 0.0, 0.0, math.sin(half), math.cos(half))
         return self.make("geometry_msgs/Pose", point, rotation)
-
-
-__all__ = ["COLOURS", "Detections", "MessageMaker", "output_typestore"]
