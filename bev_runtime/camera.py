@@ -17,6 +17,7 @@ from bev_runtime.geometry import Float64, check_rigid
 from bev_runtime.types import CameraModel, Distortion
 
 NUM_COEFFICIENTS = {"none": 0, "plumb_bob": 5, "rational_polynomial": 8, "equidistant": 4}
+MAX_COEFFICIENT = 1e4
 ALIASES = {
     "": "none",
     "fisheye": "equidistant",
@@ -44,6 +45,11 @@ def make_distortion(model: str, coefficients: ArrayLike) -> Distortion:
         )
     if not np.isfinite(values).all():
         raise CalibrationError(f"distortion coefficients {values.tolist()} are not finite")
+    if np.abs(values).max(initial=0.0) > MAX_COEFFICIENT:
+        raise CalibrationError(
+            f"distortion coefficients {values.tolist()} are over {MAX_COEFFICIENT:g}: no lens has "
+            "such; check their order and model"
+        )
     count = NUM_COEFFICIENTS[name]
     if np.any(values[count:]):
         raise CalibrationError(
@@ -89,6 +95,12 @@ def make_camera(
         raise CalibrationError(
             f"intrinsics K {k.tolist()} cannot project: expected fx > 0, fy > 0 and a last row 0 0 "
             "1 (an uncalibrated driver sends zeros)"
+        )
+    focal, centre = (k[0, 0] / width, k[1, 1] / height), (k[0, 2] / width, k[1, 2] / height)
+    if not all(1e-2 < f < 1e3 for f in focal) or not all(abs(c) < 10 for c in centre):
+        raise CalibrationError(
+            f"intrinsics K {k.tolist()} fit no camera of {width}x{height}: expected focal lengths "
+            "of 0.01 to 1000 image sizes and a principal point within 10; check the units"
         )
     check_rigid(ego_from_camera, "ego_from_camera")
     return CameraModel(

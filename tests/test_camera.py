@@ -97,11 +97,20 @@ def test_intrinsics_that_cannot_project_are_refused(matrix):
         make_camera(matrix, make_distortion("none", [0.0]), SIZE, np.eye(4))
 
 
+@pytest.mark.parametrize(("fx", "cx"), [(1e300, 320), (1e-300, 320), (500, 1e9), (1e-3, 320)])
+def test_intrinsics_that_fit_no_camera_of_that_size_are_refused(fx, cx):
+    matrix = np.array([[fx, 0, cx], [0, 500.0, 240], [0, 0, 1]])
+    with pytest.raises(CalibrationError, match="fit no camera"):
+        make_camera(matrix, make_distortion("none", [0.0]), SIZE, np.eye(4))
+
+
 def test_an_unknown_lens_model_and_too_many_coefficients_are_refused():
     with pytest.raises(CalibrationError, match="unknown"):
         make_distortion("thin_prism", [0.1])
     with pytest.raises(CalibrationError, match="has 5 coefficients"):
         make_distortion("plumb_bob", [0.1] * 8)
+    with pytest.raises(CalibrationError, match="no lens has such"):
+        make_distortion("plumb_bob", [1e30, 0, 0, 0, 0])
     with pytest.raises(CalibrationError, match="not finite"):
         make_distortion("plumb_bob", [np.nan] * 5)
 
