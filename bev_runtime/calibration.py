@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bev_runtime.camera import make_camera, make_distortion
-from bev_runtime.errors import CalibrationError
+from bev_runtime.errors import CalibrationError, TransformError
 from bev_runtime.geometry import Float64, check_rigid
 from bev_runtime.rig import Rig
 from bev_runtime.transforms import LATEST, TransformTree
@@ -158,13 +158,13 @@ class CalibrationStore:
                 "its frame is unknown: no message with a frame_id yet (or set `frame_id` in the "
                 "rig file)"
             )
-        pose = self._transforms.find(self._rig.base_frame, frame, LATEST)
-        if pose is None:
+        try:
+            return self._transforms.lookup(self._rig.base_frame, frame, LATEST)
+        except TransformError as problem:
             raise CalibrationError(
-                f"no static transform from '{frame}' to '{self._rig.base_frame}': publish it on "
-                "/tf_static or give it in the rig file"
-            )
-        return pose
+                f"no static transform from '{frame}' to '{self._rig.base_frame}': {problem} "
+                "(it may also be given in the rig file)"
+            ) from None
 
 
 def _read_intrinsics(

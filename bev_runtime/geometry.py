@@ -25,8 +25,8 @@ def rotation_from_quaternion(xyzw: ArrayLike) -> Float64:
         CalibrationError: not finite, or its norm is not 1 within 1e-2 (it is normalised).
     """
     q = np.asarray(xyzw, np.float64)
-    norm = float(np.linalg.norm(q))
-    if not np.isfinite(q).all() or abs(norm - 1.0) > 1e-2:
+    norm = math.hypot(*q)  # neither overflows nor warns, whatever the bytes were
+    if not abs(norm - 1.0) <= 1e-2:  # also for NaN
         raise CalibrationError(
             f"quaternion {q.tolist()} (x y z w) has norm {norm:.4g}, expected 1: check the "
             "publisher of this transform"

@@ -41,6 +41,9 @@ CONVERTERS: dict[str, Callable[[str, int, Any], CameraFrame | PointCloud]] = {
     POINTS: cloud_from_message,
 }
 
+MAX_COORDINATE_M = 1e8
+"""Further than any map projection reaches; larger numbers overflow in products."""
+
 FUTURE_POSE_S = 1.0
 """Odometry may predict a little."""
 
@@ -166,8 +169,10 @@ class Intake:
         """
         parent, child = (frame.lstrip("/") for frame in edge)
         try:
-            if not np.isfinite(pose).all():
-                raise CalibrationError(f"pose {pose.tolist()} is not finite")
+            if not (np.abs(pose) <= MAX_COORDINATE_M).all():  # also False for NaN
+                raise CalibrationError(
+                    f"pose {pose.tolist()} is not finite or beyond {MAX_COORDINATE_M:g} m"
+                )
             parent_from_child = rigid_from_quaternion(pose[:3], pose[3:])
             ahead_s = ((stamp_ns or now_ns) - now_ns) / 1e9
             if ahead_s > FUTURE_POSE_S:

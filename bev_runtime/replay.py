@@ -15,7 +15,7 @@ from statistics import median
 from bev_runtime.bags import Bag, Message
 from bev_runtime.errors import BagError
 from bev_runtime.faults import Fault, FaultProxy
-from bev_runtime.intake import Intake, stamp_of
+from bev_runtime.intake import CONVERTERS, Intake, stamp_of
 from bev_runtime.rig import Rig
 from bev_runtime.runtime import Runtime
 from bev_runtime.sinks import Sink
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 MAX_WARNINGS = 100
 MAX_LATENCY_NS = 1_000_000_000
 OFFSET_SAMPLES = 3
+SLACK_NS = 5_000_000
+"""A paced replay that is later than this has fallen behind."""
 
 
 @dataclass(slots=True)
@@ -148,14 +150,12 @@ def replay(
         for message in batch:
             intake.receive(message.topic, message.msgtype, message.raw, message.time_ns)
         now_ns = arrival_ns
-        if not pace.is_behind(arrival_ns + _SLACK_NS):
+        if not pace.is_behind(arrival_ns + SLACK_NS):
             emit(runtime.poll(now_ns))
         if progress is not None:
             progress(now_ns + offset_ns)
     emit(runtime.poll(now_ns, flush=True))
-    if (
-        not result.modes
-    ):  # nothing came in the whole bag: wait until that counts as a loss, and say so
+    if not result.modes:  # nothing came in the whole bag: wait until that is a loss, and say so
         patience_s = max(
             (runtime.rig.timeout_s(name) for name in runtime.rig.sensor_names), default=0
         )
@@ -165,9 +165,6 @@ def replay(
     if failed and not result.published and result.error is None:
         result.error = f"no inference succeeded: {result.reasons[-1]['reason']}"
     return result, proxy, intake
-
-
-_SLACK_NS = 5_000_000
 
 
 def sensor_topics(rig: Rig) -> dict[str, str]:
@@ -187,7 +184,7 @@ def clock_offset(bag: Bag, rig: Rig) -> int:
     offsets = []
     for topic in sensor_topics(rig):
         for message in islice(bag.messages(frozenset({topic})), OFFSET_SAMPLES):
-            decoded = bag.decode(message)
+            decoded = bag.decode(message) if message.msgtype in CONVERTERS else None
             if decoded is not None and (stamp_ns := stamp_of(decoded.header)) > 0:
                 offsets.append(message.time_ns - stamp_ns)
     offset_ns = round(median(offsets)) if offsets else 0

@@ -103,10 +103,6 @@ class SensorBuffer:
         """The newest sample, used or not."""
         return self._slots[name].sample
 
-    def is_fresh(self, name: str) -> bool:
-        """Whether the newest sample was never used."""
-        return self._slots[name].fresh
-
     def mark_used(self, name: str) -> None:
         """Counts the newest sample as used, once, however many outputs it takes part in."""
         slot = self._slots[name]

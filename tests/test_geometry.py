@@ -42,7 +42,9 @@ def test_interpolation_half_way_is_half_the_angle_on_the_shorter_arc():
     assert np.allclose(half, rotation_from_euler(0, 0, 0.5), atol=1e-12)
 
 
-@pytest.mark.parametrize("quaternion", [[0, 0, 0, 0], [0, 0, 0, 2], [float("nan"), 0, 0, 1]])
+@pytest.mark.parametrize(
+    "quaternion", [[0, 0, 0, 0], [0, 0, 0, 2], [float("nan"), 0, 0, 1], [1e300, 1e300, 0, 1]]
+)
 def test_a_quaternion_that_is_no_rotation_is_refused(quaternion):
     with pytest.raises(CalibrationError, match="norm"):
         rotation_from_quaternion(quaternion)
