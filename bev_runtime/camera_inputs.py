@@ -75,18 +75,27 @@ class CameraInputs:
 
     def _write(self, slot: int, frame: CameraFrame, camera: CameraModel) -> CameraModel:
         """Fills one slot of the network's input; gives the camera in pixels of the feature map."""
-        image, (width, height) = frame.image, camera.size
-        aspect = image.width * height / (image.height * width)
-        if abs(aspect - 1) > ASPECT_TOLERANCE:
-            raise SampleRejected(
-                "size_mismatch",
-                f"{frame.name}: image is {image.width}x{image.height}, its calibration is for "
-                f"{width}x{height}: another aspect ratio, so the intrinsics cannot be scaled",
-            )
+        sent = sent_size_map(camera, frame)
         pixel_map = self._input.write(slot, frame)
         kept = self._cameras.get(frame.name)
         if kept is None or kept.source is not camera or kept.pixel_map is not pixel_map:
-            sent = pixel_scaling(image.width / width, image.height / height)
             model = scale_camera(camera, self._feature_map @ pixel_map @ sent, self._feature_size)
             kept = self._cameras[frame.name] = _FeatureCamera(camera, pixel_map, model)
         return kept.model
+
+
+def sent_size_map(camera: CameraModel, frame: CameraFrame) -> Float64:
+    """float64 [3, 3] from the pixels that a camera was calibrated for to those of a frame.
+
+    Raises:
+        SampleRejected: size_mismatch, where the frame has another aspect ratio.
+    """
+    image, (width, height) = frame.image, camera.size
+    aspect = image.width * height / (image.height * width)
+    if abs(aspect - 1) > ASPECT_TOLERANCE:
+        raise SampleRejected(
+            "size_mismatch",
+            f"{frame.name}: image is {image.width}x{image.height}, its calibration is for "
+            f"{width}x{height}: another aspect ratio, so the intrinsics cannot be scaled",
+        )
+    return pixel_scaling(image.width / width, image.height / height)

@@ -22,6 +22,7 @@ from bev_runtime.calibration_check import (
     score_camera,
 )
 from bev_runtime.camera import scale_camera
+from bev_runtime.camera_inputs import sent_size_map
 from bev_runtime.cli.console import (
     console,
     in_range,
@@ -32,7 +33,7 @@ from bev_runtime.cli.console import (
 )
 from bev_runtime.cli.replay import choose_rig
 from bev_runtime.errors import BagError, SampleRejected
-from bev_runtime.geometry import Float64, invert_rigid, pixel_scaling, transform_points
+from bev_runtime.geometry import Float64, invert_rigid, transform_points
 from bev_runtime.preprocess import decode_rgb
 from bev_runtime.recording import RecordingPipeline
 from bev_runtime.replay import replay
@@ -87,14 +88,13 @@ class Collector:
             return
         for name, frame in snapshot.cameras.items():
             try:
+                scaling = sent_size_map(calibration.cameras[name], frame)
                 rgb = decode_rgb(frame)
             except SampleRejected as problem:
                 console.print(f"{name}: one image left out: {problem}", markup=False)
                 continue
-            camera = calibration.cameras[name]
             size = (rgb.shape[1], rgb.shape[0])
-            scaling = pixel_scaling(size[0] / camera.size[0], size[1] / camera.size[1])
-            camera = scale_camera(camera, scaling, size)
+            camera = scale_camera(calibration.cameras[name], scaling, size)
             moved = self._ego_motion(frame.stamp_ns, cloud.stamp_ns)
             xyz = transform_points(moved @ ego_from_lidar, cloud.points[:, :3])
             points = np.column_stack([xyz, cloud.points[:, 3]])
