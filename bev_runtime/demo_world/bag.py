@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,11 +114,11 @@ def write_bag(
     def pose_at(seconds: float) -> Float64:
         return world.road.pose(options.start_x + options.speed_mps * seconds)
 
-    moments = sorted(_moments(rig, options), key=lambda moment: moment[0])
+    schedule = sorted(moments(rig, options), key=lambda moment: moment[0])
     with Writer(path, version=8, storage_plugin=STORAGE[options.storage]) as writer:
         recorder = Recorder(writer, round(options.latency_s * 1e9))
-        recorder.static_transforms(options.start_ns + round(moments[0][0] * 1e9), rig)
-        for done, (seconds, sensor) in enumerate(moments, 1):
+        recorder.static_transforms(options.start_ns + round(schedule[0][0] * 1e9), rig)
+        for done, (seconds, sensor) in enumerate(schedule, 1):
             stamp_ns, pose = options.start_ns + round(seconds * 1e9), pose_at(seconds)
             if sensor is None:
                 ahead = pose_at(seconds + 1 / POSE_HZ)
@@ -135,13 +135,13 @@ def write_bag(
             if options.truth_grid is not None and sensor is not None and sensor is witness:
                 truth.append((stamp_ns, world.truth(options.truth_grid, pose), pose))
             if progress is not None:
-                progress(done, len(moments))
+                progress(done, len(schedule))
     if options.truth_grid is not None:
-        _write_truth(path / TRUTH_FILE, options.truth_grid, truth)
+        write_truth(path / TRUTH_FILE, options.truth_grid, truth)
     return path
 
 
-def _moments(
+def moments(
     rig: DemoRig, options: BagOptions
 ) -> Iterator[tuple[float, DemoCamera | DemoLidar | None]]:
     """(time in seconds, the sensor that measures, or None for an ego pose); poses go beyond both
@@ -159,16 +159,30 @@ def _moments(
             yield i / rate + rig.lidar.phase_s, rig.lidar
 
 
-def _write_truth(
-    path: Path, grid: BevGrid, rows: list[tuple[int, NDArray[np.bool_], Float64]]
+def write_truth(
+    path: Path,
+    grid: BevGrid,
+    rows: Sequence[tuple[int, NDArray[np.bool_], Float64]],
+    layers: Sequence[str] = TRUTH_LAYERS,
+    **more: NDArray[np.bool_],
 ) -> None:
+    """Writes the true maps of a bag.
+
+    Args:
+        path: the file.
+        grid: in base_link.
+        rows: stamp in ns, bool [L, rows, columns] and odom_from_base float64 [4, 4] of each moment.
+        layers: their L names.
+        more: further arrays of one entry per moment, by name.
+    """
     np.savez_compressed(
         path,
         stamps=np.array([row[0] for row in rows], np.int64),
         truth=np.array([row[1] for row in rows], np.bool_),
         odom_from_base=np.array([row[2] for row in rows]),
-        layers=np.array(TRUTH_LAYERS),
+        layers=np.array(layers),
         grid=np.array([grid.x_min, grid.x_max, grid.y_min, grid.y_max, grid.cell]),
+        **more,
     )
 
 

@@ -1,0 +1,219 @@
+"""Triangle meshes and the simple solids that everything is built from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Float32 = NDArray[np.float32]
+Colour = Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """Triangles: `vertices` float32 [V, 3] metres, `faces` int32 [F, 3] counter-clockwise from
+    outside, `material` uint8 [F] (a `Material`), `colour` RGB uint8 [F, 3].
+    """
+
+    vertices: Float32
+    faces: NDArray[np.int32]
+    material: NDArray[np.uint8]
+    colour: NDArray[np.uint8]
+
+
+def mesh(vertices: ArrayLike, faces: ArrayLike, material: int, colour: Colour) -> Mesh:
+    """A mesh of one material and colour."""
+    triangles = np.asarray(faces, np.int32).reshape(-1, 3)
+    count = len(triangles)
+    return Mesh(
+        np.asarray(vertices, np.float32).reshape(-1, 3),
+        triangles,
+        np.full(count, material, np.uint8),
+        np.tile(np.clip(colour, 0, 255).astype(np.uint8), (count, 1)),
+    )
+
+
+def merge(meshes: Sequence[Mesh]) -> Mesh:
+    """All meshes as one."""
+    first = np.cumsum([0, *(len(m.vertices) for m in meshes)])
+    return Mesh(
+        np.concatenate([m.vertices for m in meshes]),
+        np.concatenate(
+            [m.faces + np.int32(at) for m, at in zip(meshes, first[:-1], strict=True)]
+        ),
+        np.concatenate([m.material for m in meshes]),
+        np.concatenate([m.colour for m in meshes]),
+    )
+
+
+def transform(source: Mesh, yaw: float, xyz: Sequence[float]) -> Mesh:
+    """A mesh turned about z and then moved."""
+    cos, sin = math.cos(yaw), math.sin(yaw)
+    turn = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]], np.float32)
+    vertices = source.vertices @ turn + np.asarray(xyz, np.float32)
+    return Mesh(vertices, source.faces, source.material, source.colour)
+
+
+def fitted(source: Mesh, size: Sequence[float]) -> Mesh:
+    """A mesh scaled and moved to the extent l, w, h, centred on the ground."""
+    low, high = source.vertices.min(axis=0), source.vertices.max(axis=0)
+    scale = np.asarray(size, np.float32) / np.maximum(high - low, 1e-6)
+    middle = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]], np.float32)
+    vertices = ((source.vertices - middle) * scale).astype(np.float32)
+    return Mesh(vertices, source.faces, source.material, source.colour)
+
+
+_CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32) / 2
+_BOX = np.array(
+    [
+        *([0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1]),
+        *([2, 3, 7], [2, 7, 6], [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]),
+    ],
+    np.int32,
+)
+
+
+def box(size: Sequence[float], centre: Sequence[float], material: int, colour: Colour) -> Mesh:
+    """A cuboid."""
+    vertices = _CORNERS * np.asarray(size, np.float32) + np.asarray(centre, np.float32)
+    return mesh(vertices, _BOX, material, colour)
+
+
+def prism(
+    outline: ArrayLike,
+    low: float,
+    high: float,
+    material: int,
+    colour: Colour,
+    *,
+    taper: Sequence[float] = (1.0, 1.0),
+) -> Mesh:
+    """A convex polygon [N, 2] in the xy plane, counter-clockwise, from z = `low` to `high`.
+
+    Args:
+        outline: corners.
+        low: bottom, metres.
+        high: top, metres.
+        material: of all faces.
+        colour: RGB.
+        taper: scale of the top in x and y.
+    """
+    corners = np.asarray(outline, np.float32)
+    count = len(corners)
+    bottom = np.column_stack([corners, np.full(count, low)])
+    top = np.column_stack([corners * np.asarray(taper, np.float32), np.full(count, high)])
+    i = np.arange(count)
+    j = (i + 1) % count
+    sides = [np.stack([i, j, j + count], axis=1), np.stack([i, j + count, i + count], axis=1)]
+    fan = np.arange(1, count - 1)
+    zero = np.zeros_like(fan)
+    caps = [np.stack([zero, fan + 1, fan], 1), np.stack([zero, fan, fan + 1], 1) + count]
+    return mesh(np.concatenate([bottom, top]), np.concatenate([*sides, *caps]), material, colour)
+
+
+def circle(radius: float, count: int) -> Float32:
+    """Corners of a regular polygon, counter-clockwise, float32 [count, 2]."""
+    angle = np.arange(count) * 2 * math.pi / count
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).astype(np.float32)
+
+
+def cylinder(
+    radius: float,
+    span: tuple[float, float],
+    centre: Sequence[float],
+    material: int,
+    colour: Colour,
+    *,
+    count: int = 8,
+    taper: float = 1.0,
+) -> Mesh:
+    """An upright cylinder from z = span[0] to span[1] around (x, y)."""
+    solid = prism(circle(radius, count), *span, material, colour, taper=(taper, taper))
+    return transform(solid, 0.0, (centre[0], centre[1], 0.0))
+
+
+def wheel(radius: float, width: float, centre: Sequence[float], *, count: int = 12) -> Mesh:
+    """A wheel that rolls along x: dark tyre and a brighter hub."""
+    parts = []
+    for size, thick, material, grey in ((radius, width, 7, 28), (radius * 0.55, width * 1.06, 8, 140)):
+        upright = prism(circle(size, count), -thick / 2, thick / 2, material, (grey,) * 3)
+        x, y, z = upright.vertices.T
+        lying = np.stack([x, -z, y], axis=1).astype(np.float32)
+        parts.append(Mesh(lying, upright.faces, upright.material, upright.colour))
+    return transform(merge(parts), 0.0, centre)
+
+
+def loft(
+    sections: Sequence[tuple[float, Float32]], material: int, colour: Colour
+) -> Mesh:
+    """A skin through closed sections across x, with caps at both ends.
+
+    Args:
+        sections: (x, float32 [N, 2] of y and z, counter-clockwise as seen from +x), by falling or
+            rising x; all with N corners.
+        material: of all faces.
+        colour: RGB.
+    """
+    count = len(sections[0][1])
+    ordered = sorted(sections, key=lambda section: section[0])
+    vertices = np.concatenate(
+        [np.column_stack([np.full(count, x), ring]) for x, ring in ordered]
+    ).astype(np.float32)
+    i = np.arange(count)
+    j = (i + 1) % count
+    faces = []
+    for k in range(len(ordered) - 1):
+        a, b = k * count, (k + 1) * count
+        faces += [np.stack([i + a, j + b, i + b], 1), np.stack([i + a, j + a, j + b], 1)]
+    fan = np.arange(1, count - 1)
+    zero, end = np.zeros_like(fan), (len(ordered) - 1) * count
+    faces += [np.stack([zero, fan + 1, fan], 1), np.stack([zero, fan, fan + 1], 1) + end]
+    return mesh(vertices, np.concatenate(faces), material, colour)
+
+
+def icosphere(radius: Sequence[float], centre: Sequence[float], material: int, colour: Colour,
+              *, rng: np.random.Generator | None = None, jitter: float = 0.0) -> Mesh:
+    """An ellipsoid of 80 faces; `jitter` makes it irregular by that share of its radius."""
+    vertices = _SPHERE[0].copy()
+    if rng is not None and jitter:
+        vertices = vertices * (1 + jitter * rng.standard_normal((len(vertices), 1)))
+    place = vertices * np.asarray(radius) + np.asarray(centre)
+    return mesh(place, _SPHERE[1], material, colour)
+
+
+def _sphere() -> tuple[Float32, NDArray[np.int32]]:
+    golden = (1 + math.sqrt(5)) / 2
+    base = [(0, s, t * golden) for s in (-1, 1) for t in (-1, 1)]
+    points = [p for q in base for p in (q, (q[2], q[0], q[1]), (q[1], q[2], q[0]))]
+    vertices = [np.array(p) / np.linalg.norm(p) for p in points]
+    edge = min(np.linalg.norm(vertices[0] - v) for v in vertices[1:]) * 1.01
+    faces = []
+    for a in range(12):
+        for b in range(a + 1, 12):
+            for c in range(b + 1, 12):
+                corners = [vertices[i] for i in (a, b, c)]
+                if all(np.linalg.norm(corners[i] - corners[i - 1]) < edge for i in range(3)):
+                    out = np.dot(np.cross(corners[1] - corners[0], corners[2] - corners[0]), corners[0])
+                    faces.append((a, b, c) if out > 0 else (a, c, b))
+    middle: dict[tuple[int, int], int] = {}
+
+    def between(i: int, j: int) -> int:
+        key = (min(i, j), max(i, j))
+        if key not in middle:
+            point = vertices[i] + vertices[j]
+            middle[key] = len(vertices)
+            vertices.append(point / np.linalg.norm(point))
+        return middle[key]
+
+    fine = []
+    for a, b, c in faces:
+        ab, bc, ca = between(a, b), between(b, c), between(c, a)
+        fine += [(a, ab, ca), (b, bc, ab), (c, ca, bc), (ab, bc, ca)]
+    return np.array(vertices, np.float32), np.array(fine, np.int32)
+
+
+_SPHERE = _sphere()
