@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 MAX_CAMERAS = 64
 LIBRARY = Path(__file__).parent / "_native" / "libbev_runtime_kernels.so"
 LENSES = {"none": 0, "plumb_bob": 1, "rational_polynomial": 1, "equidistant": 2}
@@ -63,6 +63,16 @@ class SplatGrid(ctypes.Structure):
     )
 
 
+class PillarGrid(ctypes.Structure):
+    """`struct BevPillarGrid`."""
+
+    _fields_ = (
+        *((name, ctypes.c_double) for name in ("x_min", "y_min", "cell", "z_min", "slice_height")),
+        ("intensity_scale", ctypes.c_double),
+        *((name, ctypes.c_int64) for name in ("rows", "columns", "slices")),
+    )
+
+
 _POINTER, _INT, _DOUBLE, _TABLE = (
     ctypes.c_void_p,
     ctypes.c_int64,
@@ -78,6 +88,10 @@ _SIGNATURES = {
     "bev_build_splat_table": (
         *(_POINTER, _POINTER, _POINTER, _INT, _INT, _INT, _INT),
         *(ctypes.POINTER(SplatGrid), _POINTER, _POINTER, _TABLE, _POINTER),
+    ),
+    "bev_pillar_features": (
+        *(_POINTER, _INT, _INT, ctypes.POINTER(PillarGrid)),
+        *(_POINTER, _POINTER, _POINTER, ctypes.POINTER(ctypes.c_int64)),
     ),
 }
 

@@ -116,3 +116,55 @@ def splat_table(
     ranks = kept[order]
     ranks_feat = ranks // (depths.size * pixels) * pixels + ranks % pixels
     return ranks.astype(np.int32), ranks_feat.astype(np.int32), cells[order]
+
+
+def pillar_features(
+    points: NDArray[np.float32],
+    grid: BevGrid,
+    slices: tuple[float, float, int],
+    intensity_scale: float,
+    out: NDArray[np.float32],
+) -> None:
+    """What `bev_pillar_features` does; sums in float64.
+
+    Args:
+        points: float32 [P, >=4].
+        grid: of the pillars.
+        slices: lowest z, height and number of the slices.
+        intensity_scale: intensity that counts as 1.
+        out: float32 [8 + slices, rows, columns], overwritten.
+    """
+    z_min, height, count = slices
+    x, y, z = (points[:, i].astype(np.float64) for i in range(3))
+    row, column = (x - grid.x_min) * (1 / grid.cell), (y - grid.y_min) * (1 / grid.cell)
+    level = (points[:, 2] - np.float32(z_min)) * np.float32(1 / height)
+    with np.errstate(invalid="ignore"):
+        inside = (row >= 0) & (row < grid.rows) & (column >= 0) & (column < grid.columns)
+        inside &= (level >= 0) & (level < count)
+    row, column, z, level = row[inside], column[inside], z[inside], level[inside].astype(np.intp)
+    bright = np.clip(points[inside, 3] * np.float32(1 / intensity_scale), 0, 1).astype(np.float64)
+    whole_row, whole_column = row.astype(np.intp), column.astype(np.intp)
+    cell = whole_row * grid.columns + whole_column
+    out.fill(0)
+    if not len(cell):
+        return
+    order = np.argsort(cell, kind="stable")
+    cell = cell[order]
+    starts = np.flatnonzero(np.concatenate([[True], cell[1:] != cell[:-1]]))
+    number = np.diff(np.concatenate([starts, [len(cell)]]))
+
+    def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.add.reduceat(values[order], starts))
+
+    planes = out.reshape(out.shape[0], -1)[:, cell[starts]]
+    planes[0] = np.log1p(number) / 4
+    planes[1] = total(z) / number / 2
+    planes[2] = np.maximum.reduceat(z[order], starts) / 2
+    planes[3] = np.minimum.reduceat(z[order], starts) / 2
+    planes[4] = total(bright) / number
+    planes[5] = np.maximum.reduceat(bright[order], starts)
+    planes[6] = total(row - whole_row - 0.5) / number
+    planes[7] = total(column - whole_column - 0.5) / number
+    for k in range(count):
+        planes[8 + k] = np.log1p(total((level == k).astype(np.float64))) / 4
+    out.reshape(out.shape[0], -1)[:, cell[starts]] = planes

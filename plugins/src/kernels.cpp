@@ -134,3 +134,16 @@ int64_t bev_build_splat_table(const float *rays, const double *ref_from_camera, 
 }
 
 } // extern "C"
+
+extern "C" int64_t bev_pillar_features(const float *points, int64_t num_points, int64_t stride, const BevPillarGrid *grid,
+                                       float *features, float *scratch, int32_t *touched, int64_t *num_touched) {
+  if ((!points && num_points > 0) || num_points < 0 || stride < 4 || !grid || !features || !scratch || !touched ||
+      !num_touched)
+    return BEV_ERROR_ARGUMENT;
+  if (!(grid->cell > 0 && grid->slice_height > 0 && grid->intensity_scale > 0) || grid->slices < 1 || grid->slices > 64)
+    return BEV_ERROR_ARGUMENT;
+  const int64_t cells = product(grid->rows, grid->columns);
+  if (cells < 1 || product(grid->rows, grid->columns, 8 + grid->slices) < 0) return BEV_ERROR_TOO_LARGE;
+  if (*num_touched < 0 || *num_touched > cells) return BEV_ERROR_ARGUMENT;
+  return bev::pillars({points, num_points, stride, grid, features, scratch, touched, num_touched});
+}

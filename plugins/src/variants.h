@@ -40,6 +40,17 @@ struct PoolJob {
   float *out;
 };
 
+struct PillarJob {
+  const float *points;
+  int64_t num_points, stride;
+  const BevPillarGrid *grid;
+  float *features, *scratch;
+  int32_t *touched;
+  int64_t *num_touched;
+};
+
+int64_t pillars(const PillarJob &job); // scattered memory, not arithmetic: one variant is enough
+
 #define BEV_DECLARE_VARIANT(name)                                                                                        \
   namespace name {                                                                                                       \
   void pool(const PoolJob &job, int64_t first_interval, int64_t last_interval, int64_t first_cell, int64_t last_cell);   \

@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define BEV_ABI_VERSION 1
+#define BEV_ABI_VERSION 2
 #define BEV_MAX_CAMERAS 64
 
 #define BEV_ERROR_ARGUMENT (-1)  // a null pointer, a negative size, or a value outside its range
@@ -84,6 +84,23 @@ BEV_EXPORT int64_t bev_build_splat_table(const float *rays, const double *ref_fr
                                          int64_t num_cameras, int64_t num_depths, int64_t height, int64_t width,
                                          const struct BevSplatGrid *grid, int32_t *scratch_cells, double *scratch_rays,
                                          struct BevTable *table, uint8_t *covered);
+
+struct BevPillarGrid {
+  double x_min, y_min, cell, z_min, slice_height, intensity_scale;
+  int64_t rows, columns, slices;
+};
+
+// What the points in each pillar are like.
+//
+// points: float[num_points][stride], x y z intensity first, in the frame of the grid. A point counts when it is over the
+// grid and inside one of `slices` slices from z_min upwards. features: float[8 + slices][rows * columns]; of a pillar with n points:
+// log1p(n)/4, mean, highest and lowest z (each / 2), mean and highest intensity (of intensity / intensity_scale clipped to
+// 0..1), mean offset from the pillar's middle along x and y in cells, and log1p(points)/4 of each slice; 0 without points.
+// scratch: float[rows * columns][8 + slices], zero before the first call and after each. touched: int32[rows * columns],
+// the pillars of the last call, `num_touched` of them: only these are cleared. Returns the number of pillars with points.
+BEV_EXPORT int64_t bev_pillar_features(const float *points, int64_t num_points, int64_t stride,
+                                       const struct BevPillarGrid *grid, float *features, float *scratch,
+                                       int32_t *touched, int64_t *num_touched);
 
 #ifdef __cplusplus
 }
