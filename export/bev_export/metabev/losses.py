@@ -1,0 +1,70 @@
+"""Losses: centre heatmap, box terms, map and depth."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from bev_export.metabev import model as spec
+
+TERM_WEIGHTS = (2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.5, 1.5, 0.1, 0.1)
+MAP_POSITIVE = (1.0, 2.5, 2.0)
+WEIGHTS = {"heat": 1.0, "box": 0.5, "map": 1.5, "dice": 0.5, "depth": 0.5}
+
+
+def detection_losses(
+    heatmap: torch.Tensor, boxes: torch.Tensor, targets: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Focal loss of CenterNet (Zhou et al., 2019) and L1 at the peaks.
+
+    Args:
+        heatmap: logits [B, 8, 128, 128].
+        boxes: [B, 10, 128, 128].
+        targets: see `targets.Targets`.
+    """
+    heat, weight = targets["heat"], targets["heat_weight"]
+    score = heatmap.sigmoid().clamp(1e-4, 1 - 1e-4)
+    peak = (heat > 0.999).float()
+    positive = peak * (1 - score) ** 2 * score.log()
+    negative = (1 - peak) * (1 - heat) ** 4 * score**2 * (1 - score).log()
+    number = targets["present"].sum().clamp(min=1)
+    heat_loss = -((positive + negative) * weight).sum() / number
+    cells = targets["cells"][:, None].expand(-1, spec.BOX_TERMS, -1)
+    found = boxes.flatten(2).gather(2, cells).transpose(1, 2)
+    error = (found - targets["terms"]).abs() * torch.tensor(TERM_WEIGHTS)
+    box_loss = (error * targets["present"][..., None]).sum() / number
+    return {"heat": heat_loss, "box": box_loss}
+
+
+def map_losses(logits: torch.Tensor, targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weighted cross entropy and soft Dice of each layer, over cells that are looked at."""
+    truth, weight = targets["map"], targets["map_weight"][:, None]
+    positive = torch.tensor(MAP_POSITIVE).view(1, -1, 1, 1)
+    entropy = functional.binary_cross_entropy_with_logits(
+        logits, truth, pos_weight=positive, reduction="none"
+    )
+    entropy = (entropy * weight).sum() / weight.sum().clamp(min=1) / len(MAP_POSITIVE)
+    score = logits.sigmoid() * weight
+    overlap = (score * truth).sum(dim=(0, 2, 3))
+    total = (score + truth * weight).sum(dim=(0, 2, 3))
+    dice = 1 - (2 * overlap + 20) / (total + 20)
+    return {"map": entropy, "dice": dice.mean()}
+
+
+def depth_loss(logits: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+    """Cross entropy with the true depth shared between its two nearest bins.
+
+    Args:
+        logits: [N, D, 16, 44].
+        depth: metres [N, 16, 44], 0 where unknown; beyond the last bin it is left out.
+    """
+    place = (depth - spec.DEPTH_MIN) / spec.DEPTH_STEP
+    known = (depth > 0.5) & (place < spec.DEPTH_BINS - 1)
+    place = place.clamp(0, spec.DEPTH_BINS - 1.001)
+    low = place.floor()
+    share = place - low
+    log = logits.log_softmax(dim=1)
+    at_low = log.gather(1, low.long()[:, None])[:, 0]
+    at_high = log.gather(1, low.long()[:, None] + 1)[:, 0]
+    loss = -((1 - share) * at_low + share * at_high) * known
+    return loss.sum() / known.sum().clamp(min=1)

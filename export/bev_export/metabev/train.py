@@ -1,0 +1,233 @@
+"""`python -m bev_export train-metabev`: trains on samples of the simulator, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from bev_export.metabev.data import PLAIN, Batch, ExampleMaker, Switches, collate
+from bev_export.metabev.losses import WEIGHTS, depth_loss, detection_losses, map_losses
+from bev_export.metabev.model import CONTEXT, GRID, MetaBev
+from bev_export.metabev.quick_look import quick_look
+from bev_export.package import ExportError
+
+MEASURED_STEPS = 12
+WARM_UP = 0.04
+CHECKPOINT_S = 300.0
+Losses = dict[str, torch.Tensor]
+
+
+def add_command(subparsers: Any) -> None:  # noqa: ANN401
+    """Adds the command."""
+    parser = subparsers.add_parser("train-metabev", help="train metabev_tiny on simulated samples")
+    parser.add_argument("samples", type=Path, help="folder of `bev-runtime simulate samples`")
+    parser.add_argument("--val", type=Path, help="held-out samples, for a quick look on the way")
+    parser.add_argument("--encoder", type=Path, help="trained EfficientNet-Lite0 as ONNX")
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint and log")
+    parser.add_argument("--minutes", type=float, default=100.0, help="default: %(default)s")
+    parser.add_argument("--batch", type=int, default=4, help="default: %(default)s")
+    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--start", type=Path, help="a checkpoint whose weights to begin with")
+    parser.add_argument("--look-every", type=float, default=15.0, help="minutes between looks")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> str:
+    """Trains until the time is up; goes on from OUT/last.pt if that is there."""
+    files = sorted(args.samples.glob("*.npz"))
+    if not files:
+        raise ExportError(f"{args.samples} holds no .npz: make some with bev-runtime simulate samples")
+    torch.manual_seed(args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(args, files)
+    trainer.train()
+    return f"wrote {args.out / 'last.pt'} after {trainer.step} steps"
+
+
+class Trainer:
+    """Model, optimiser, schedule and log of one run."""
+
+    def __init__(self, args: argparse.Namespace, files: list[Path]) -> None:
+        self._args, self._files = args, files
+        self.model = MetaBev()
+        if args.encoder is not None:
+            self.model.camera_branch.encoder.load_onnx(args.encoder)
+        for parameter in self.model.camera_branch.encoder.frozen_parameters():
+            parameter.requires_grad_(False)
+        if args.start is not None:
+            self.model.load_state_dict(torch.load(args.start, weights_only=True)["ema"])
+        self.model.to(memory_format=torch.channels_last)
+        self.ema = copy.deepcopy(self.model).eval()
+        encoder = [p for p in self.model.camera_branch.encoder.parameters() if p.requires_grad]
+        known = {id(p) for p in self.model.camera_branch.encoder.parameters()}
+        others = [p for p in self.model.parameters() if id(p) not in known]
+        self.optimiser = torch.optim.AdamW(
+            [{"params": others, "scale": 1.0}, {"params": encoder, "scale": 0.15}],
+            lr=args.rate,
+            weight_decay=0.01,
+        )
+        self.step, self.used_s = 0, 0.0
+        self._last = args.out / "last.pt"
+        if self._last.exists():
+            self._resume()
+
+    def train(self) -> None:
+        """Runs for the minutes that are left."""
+        args, started = self._args, time.monotonic()
+        log = (args.out / "log.jsonl").open("a", encoding="utf-8")
+        seed = args.seed + 1000 * self.step
+        batches = prefetched(self._files, args.batch, seed)
+        budget, before = args.minutes * 60, self.used_s
+        sums: dict[str, float] = {}
+        saved = looked = started
+        with Progress() as progress, log:
+            bar = progress.add_task("training", total=budget)
+            while (used := before + time.monotonic() - started) < budget:
+                self.used_s = used
+                rate = self._set_rate(used / budget)
+                losses = self._update(next(batches))
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                self.step += 1
+                progress.update(bar, completed=used)
+                if self.step % 50 == 0:
+                    row: dict[str, Any] = {name: value / 50 for name, value in sums.items()}
+                    row |= {"step": self.step, "minutes": used / 60, "rate": rate}
+                    self._write(log, row)
+                    sums.clear()
+                if time.monotonic() - saved > CHECKPOINT_S:
+                    self._save()
+                    saved = time.monotonic()
+                if args.val and time.monotonic() - looked > args.look_every * 60:
+                    self._write(log, {"step": self.step, "look": quick_look(self.ema, args.val)})
+                    looked = time.monotonic()
+            if args.val:
+                self._write(log, {"step": self.step, "look": quick_look(self.ema, args.val)})
+        self._save()
+
+    def _update(self, batch: Batch) -> dict[str, float]:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses = batch_losses(self.model, batch)
+        total = sum((WEIGHTS[name] * value for name, value in losses.items()), torch.zeros(()))
+        if not torch.isfinite(total):
+            raise ExportError(f"the loss is not finite at step {self.step}: {losses}")
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
+        self.optimiser.step()
+        keep = min(0.9985, (1 + self.step) / (20 + self.step))
+        with torch.no_grad():
+            for ours, theirs in zip(
+                self.ema.state_dict().values(), self.model.state_dict().values(), strict=True
+            ):
+                if ours.dtype.is_floating_point:
+                    ours.lerp_(theirs, 1 - keep)
+                else:
+                    ours.copy_(theirs)
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def _set_rate(self, done: float) -> float:
+        """Linear warm-up, then a cosine over the time budget."""
+        peak = self._args.rate
+        if done < WARM_UP:
+            rate = peak * (0.05 + 0.95 * done / WARM_UP)
+        else:
+            rate = peak * max(0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))), 0.003)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["scale"]
+        return rate
+
+    def _save(self) -> None:
+        part = self._last.with_suffix(".part")
+        state = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "used_s": self.used_s,
+        }
+        torch.save(state, part)
+        part.replace(self._last)
+
+    def _resume(self) -> None:
+        state = torch.load(self._last, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.used_s = int(state["step"]), float(state["used_s"])
+
+    @staticmethod
+    def _write(log: Any, row: dict[str, Any]) -> None:  # noqa: ANN401
+        log.write(json.dumps(row) + "\n")
+        log.flush()
+
+
+def forward(
+    model: MetaBev, batch: Batch
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Heatmap, boxes, map and depth logits (None without cameras) of a batch.
+
+    Each branch runs on the samples that have its modality, as it does on the vehicle.
+    """
+    size = len(batch.pillars)
+    camera = torch.zeros(size, CONTEXT, GRID, GRID).contiguous(memory_format=torch.channels_last)
+    lidar = torch.zeros_like(camera)
+    logits = None
+    if len(batch.with_cameras):
+        branch = model.camera_branch
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        logits, feat = branch.pixels(images, batch.geometry)
+        bev = branch.bev(logits, feat, tuple(batch.table), batch.groups)
+        camera = camera.index_copy(0, batch.with_cameras, bev.float())
+    if len(batch.with_lidar):
+        pillars = batch.pillars[batch.with_lidar].contiguous(memory_format=torch.channels_last)
+        lidar = lidar.index_copy(0, batch.with_lidar, model.lidar_branch(pillars).float())
+    heat, boxes, layers = model.head(camera, lidar, batch.camera_mask, batch.lidar_mask)
+    return heat.float(), boxes.float(), layers.float(), logits
+
+
+def batch_losses(model: MetaBev, batch: Batch) -> Losses:
+    """All losses of a batch."""
+    heat, boxes, layers, logits = forward(model, batch)
+    losses = detection_losses(heat, boxes, batch.targets) | map_losses(layers, batch.targets)
+    losses["depth"] = depth_loss(logits.float(), batch.depth) if logits is not None else torch.zeros(())
+    return losses
+
+
+def prefetched(files: list[Path], size: int, seed: int, threads: int = 1) -> Iterator[Batch]:
+    """Batches for ever, made in the background; deterministic by seed with one thread."""
+    ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=4)
+
+    def work(own: int) -> None:
+        maker, rng = ExampleMaker(Switches(), seed + own), np.random.default_rng(seed + own)
+        try:
+            while True:
+                order = rng.permutation(len(files))
+                for first in range(0, len(order) - size + 1, size):
+                    ready.put(collate([maker.make(files[i]) for i in order[first : first + size]]))
+        except BaseException as problem:  # noqa: BLE001 (handed to the training loop)
+            ready.put(problem)
+
+    for own in range(threads):
+        threading.Thread(target=work, args=(own,), daemon=True).start()
+    while True:
+        batch = ready.get()
+        if isinstance(batch, BaseException):
+            raise batch
+        yield batch
+
+
+__all__ = ["PLAIN", "Trainer", "add_command", "batch_losses", "forward", "prefetched", "run"]
