@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bev_runtime.camera import unproject
+from bev_runtime.manifest_sections import GEOMETRY_CHANNELS
 from bev_runtime.types import CameraModel
 
-CHANNELS = 4
 TYPICAL_HEIGHT_M = 2.0
 TYPICAL_FOCAL_SHARE = 0.8
 """Focal length over the width of the picture."""
@@ -34,7 +34,7 @@ def ground_geometry(camera: CameraModel) -> NDArray[np.float32]:
     rise = unproject(camera, pixels) @ camera.ego_from_camera[2, :3]
     rise = np.nan_to_num(rise, nan=0.0, posinf=0.0, neginf=0.0)
     above = max(float(camera.ego_from_camera[2, 3]), 0.1)
-    out = np.empty((CHANNELS, height, width), np.float32)
+    out = np.empty((GEOMETRY_CHANNELS, height, width), np.float32)
     out[0] = np.clip(-rise / above, 0, 1).reshape(height, width)
     out[1] = np.clip(rise, -2, 2).reshape(height, width)
     out[2] = above / TYPICAL_HEIGHT_M

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bev_runtime.camera import scale_camera
+from bev_runtime.camera_geometry import ground_geometry
 from bev_runtime.errors import SampleRejected
 from bev_runtime.geometry import Float64, pixel_scaling
-from bev_runtime.manifest import Manifest
+from bev_runtime.manifest import Cameras, GroundPlane, LiftSplat
+from bev_runtime.manifest_sections import GEOMETRY_CHANNELS
 from bev_runtime.preprocess import NetworkInput
 from bev_runtime.types import Calibration, CameraFrame, CameraModel, Snapshot
 
@@ -25,27 +28,35 @@ class _FeatureCamera:
     source: CameraModel
     pixel_map: Float64
     model: CameraModel
+    geometry: NDArray[np.float32] | None
 
 
 class CameraInputs:
     """Fills the network's input with all usable cameras.
 
     Args:
-        manifest: says how an image becomes an input.
+        cameras: says how an image becomes an input.
+        view: gives the size of the feature map.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
-        image, view = manifest.cameras.image, manifest.view_transform
-        self._input = NetworkInput(image, manifest.cameras.max)
+    def __init__(self, cameras: Cameras, view: GroundPlane | LiftSplat) -> None:
+        image = cameras.image
+        self._input = NetworkInput(image, cameras.max)
+        self._geometry_name = cameras.geometry
+        shape = (cameras.max, GEOMETRY_CHANNELS, view.feature_height, view.feature_width)
+        self._geometry = np.zeros(shape if cameras.geometry else 0, np.float32)
         self._feature_size = (view.feature_width, view.feature_height)
         self._feature_map = pixel_scaling(
             view.feature_width / image.width, view.feature_height / image.height
         )
         self._cameras: dict[str, _FeatureCamera] = {}
 
-    def images(self, count: int) -> NDArray[Any]:
-        """The first `count` slots of the tensor, of the manifest's layout and dtype; a view."""
-        return self._input.images[:count]
+    def tensors(self, count: int) -> dict[str, NDArray[Any]]:
+        """The first `count` slots of the camera branch's inputs, by name; views."""
+        tensors: dict[str, NDArray[Any]] = {"images": self._input.images[:count]}
+        if self._geometry_name is not None:
+            tensors[self._geometry_name] = self._geometry[:count]
+        return tensors
 
     def fill(
         self, names: Sequence[str], snapshot: Snapshot, calibration: Calibration
@@ -80,7 +91,11 @@ class CameraInputs:
         kept = self._cameras.get(frame.name)
         if kept is None or kept.source is not camera or kept.pixel_map is not pixel_map:
             model = scale_camera(camera, self._feature_map @ pixel_map @ sent, self._feature_size)
-            kept = self._cameras[frame.name] = _FeatureCamera(camera, pixel_map, model)
+            geometry = ground_geometry(model) if self._geometry_name else None
+            kept = _FeatureCamera(camera, pixel_map, model, geometry)
+            self._cameras[frame.name] = kept
+        if kept.geometry is not None:
+            np.copyto(self._geometry[slot], kept.geometry)
         return kept.model
 
 

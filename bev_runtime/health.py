@@ -62,7 +62,7 @@ class HealthMonitor:
         self._started_ns: int | None = None
 
     def seen(self, name: str, now_ns: int, fingerprint: int | None = None) -> None:
-        """Notes a good sample. `fingerprint`: a hash of its payload, to notice a frozen camera."""
+        """Notes a good sample. `fingerprint`: a hash of its payload, to notice a frozen sensor."""
         record = self._records[name]
         self._start(now_ns)
         gap = record.last_good_ns is not None and now_ns - record.last_good_ns > record.timeout_ns
@@ -133,13 +133,13 @@ class HealthMonitor:
         return dwelt and enough and not self._is_frozen(name)
 
     def _is_frozen(self, name: str) -> bool:
-        """Identical payloads for `frozen_samples` while most other live cameras change.
+        """Identical payloads for `frozen_samples` while most (other) live cameras change.
 
         A rig whose cameras all stand still together (a paused simulator, a bag that repeats one
         frame) is not frozen.
         """
         limit, record = self._timing.frozen_samples, self._records[name]
-        if not limit or name not in self._cameras or record.repeats < limit:
+        if not limit or record.repeats < limit:
             return False
         others = [
             other.last_change_ns is not None and other.last_change_ns > record.same_since_ns
@@ -154,7 +154,7 @@ class HealthMonitor:
         if record.last_good_ns is None:
             return "never sent a sample"
         if self._is_frozen(name):
-            return f"frozen, {self._timing.frozen_samples} or more identical images"
+            return f"frozen, {self._timing.frozen_samples} or more identical samples"
         if silent_ns > record.timeout_ns:
             return f"silent for more than {record.timeout_ns / 1e9:.1f} s"
         return "recovering"

@@ -115,7 +115,7 @@ class Intake:
             stamp_ns = stamp_of(message.header)
             runtime.check_stamp(name, stamp_ns, now_ns)
             sample = CONVERTERS[msgtype](name, stamp_ns, message)
-            fingerprint = fingerprint_of(sample) if isinstance(sample, CameraFrame) else None
+            fingerprint = fingerprint_of(sample)
         except SampleRejected as problem:
             runtime.reject(name, problem, now_ns)
             return
@@ -205,13 +205,16 @@ def pose_numbers(position: Any, rotation: Any) -> Float64:  # noqa: ANN401
     )
 
 
-def fingerprint_of(frame: CameraFrame) -> int:
-    """A cheap hash that changes when the picture does: length and parts of the payload.
+def fingerprint_of(sample: CameraFrame | PointCloud) -> int:
+    """A cheap hash that changes when the sample does: length and parts of the payload.
 
-    A sensor's noise changes every region of a raw image, and any change shifts the rest of an
-    entropy-coded one.
+    A sensor's noise changes every region of a raw image or a cloud, and any change shifts the rest
+    of an entropy-coded image.
     """
-    data = frame.image.data
+    if isinstance(sample, PointCloud):
+        every = max(len(sample.points) // 1024, 1)
+        return zlib.crc32(sample.points[::every].tobytes(), len(sample.points))
+    frame, data = sample, sample.image.data
     if isinstance(frame.image, EncodedImage):
         middle = data.size // 2
         return zlib.crc32(

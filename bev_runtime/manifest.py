@@ -6,197 +6,63 @@ keys are errors. `python -m bev_runtime schema` prints the JSON schemas for edit
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from bev_runtime.manifest_sections import (
+    BOX_TERMS,
+    GEOMETRY_CHANNELS,
+    STATISTICS,
+    Accuracy,
+    Cameras,
+    Detection,
+    Dimension,
+    FusedInput,
+    Fusion,
+    Grid,
+    GroundPlane,
+    ImageInput,
+    LiftSplat,
+    MapOutput,
+    Name,
+    Pillars,
+    Stage,
+    Strict,
+    Tensor,
+)
 from bev_runtime.types import BevGrid
+
+__all__ = [
+    "Accuracy",
+    "Cameras",
+    "Detection",
+    "FusedInput",
+    "Fusion",
+    "Grid",
+    "GroundPlane",
+    "ImageInput",
+    "LiftSplat",
+    "Manifest",
+    "MapOutput",
+    "Pillars",
+    "Stage",
+    "Strict",
+    "Tensor",
+]
 
 FORMAT = "bev-runtime-model-1"
 OP_DOMAIN = "bev_runtime"
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
-Share = Annotated[float, Field(ge=0, le=1)]
-Dimension = Annotated[int, Field(ge=0, le=1 << 28)] | Name
-
-
-class Strict(BaseModel):
-    """Base of every schema: unknown keys are errors, nothing is coerced, instances are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=False)
-
-
-class ImageInput(Strict):
-    """How one camera image becomes one network input.
-
-    `fit`: `stretch` resizes width and height independently; `cover` keeps the aspect ratio, fills
-    the input and crops what is over, where `anchor` (x, y in 0..1) says which part stays (y = 1
-    keeps the bottom). Values are then `(pixel - mean) / std` with pixels in 0..255; dtype uint8
-    takes pixels unchanged and leaves the arithmetic to the network.
-    """
-
-    width: int = Field(ge=8, le=8192)
-    height: int = Field(ge=8, le=8192)
-    fit: Literal["stretch", "cover"]
-    anchor: tuple[Share, Share] = (0.5, 1.0)
-    color: Literal["rgb", "bgr"] = "rgb"
-    layout: Literal["nchw", "nhwc"] = "nchw"
-    dtype: Literal["float32", "uint8"] = "float32"
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-
-    @field_validator("std")
-    @classmethod
-    def _nonzero(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
-        if min(value) <= 0:
-            raise ValueError(f"std must be positive, got {value}")
-        return value
-
-
-class Cameras(Strict):
-    """The cameras that a model takes. `names: any` means that every camera of the rig is taken, in
-    the rig's order.
-    """
-
-    names: Literal["any"] | tuple[Name, ...]
-    max: int = Field(ge=1, le=64)
-    image: ImageInput
-
-    @model_validator(mode="after")
-    def _count(self) -> Cameras:
-        if self.names != "any" and len(self.names) != self.max:
-            raise ValueError(f"max is {self.max} but {len(self.names)} names are given")
-        return self
-
-
-class Grid(Strict):
-    """The BEV grid in base_link, metres; (x_max - x_min) and (y_max - y_min) are whole numbers of
-    cells.
-    """
-
-    x_min: float
-    x_max: float
-    y_min: float
-    y_max: float
-    cell: float = Field(gt=0.01, le=100)
-
-    @model_validator(mode="after")
-    def _whole_cells(self) -> Grid:
-        for axis, low, high in (("x", self.x_min, self.x_max), ("y", self.y_min, self.y_max)):
-            cells = (high - low) / self.cell
-            if not 1 <= cells <= 4096 or abs(cells - round(cells)) > 1e-6:
-                raise ValueError(
-                    f"{axis} range {low}..{high} is {cells:g} cells of {self.cell}, expected a "
-                    "whole number in 1..4096"
-                )
-        return self
-
-    def to_grid(self) -> BevGrid:
-        """The runtime's grid type."""
-        return BevGrid(self.x_min, self.x_max, self.y_min, self.y_max, self.cell)
-
-
-class GroundPlane(Strict):
-    """Constant weights: each cell samples its centre at height `z` bilinearly in every camera that
-    sees it, and averages. A camera sees no further than `max_range` metres from itself.
-    """
-
-    kind: Literal["ground_plane"]
-    z: float = 0.0
-    feature_width: int = Field(ge=1, le=4096)
-    feature_height: int = Field(ge=1, le=4096)
-    max_range: float = Field(default=1e3, gt=0)
-
-
-class LiftSplat(Strict):
-    """Depth from the network: D bins from `depth_min`, `depth_step` apart, metres along the optical
-    axis.
-    """
-
-    kind: Literal["lift_splat"]
-    feature_width: int = Field(ge=1, le=4096)
-    feature_height: int = Field(ge=1, le=4096)
-    depth_min: float = Field(gt=0)
-    depth_step: float = Field(gt=0)
-    depth_bins: int = Field(ge=1, le=512)
-    z_min: float = -10.0
-    z_max: float = 10.0
-
-
-class Tensor(Strict):
-    """A tensor by name. `shape` mixes numbers and symbols; a symbol has one value per inference."""
-
-    name: Annotated[str, Field(min_length=1, max_length=128)]
-    dtype: Literal["float32", "float16", "int32", "int64", "uint8", "bool"]
-    shape: tuple[Dimension, ...]
-
-
-class Stage(Strict):
-    """One ONNX file of the package.
-
-    `independent_cameras`: each camera's features depend on its own image alone, so a backend may
-    run cameras one by one, and dropping one leaves the others bit-equal.
-    """
-
-    name: Literal["camera_branch", "head"]
-    file: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    independent_cameras: bool = False
-
-    @field_validator("file")
-    @classmethod
-    def _inside(cls, value: str) -> str:
-        path = PurePosixPath(value)
-        if (
-            path.is_absolute()
-            or ".." in path.parts
-            or "\\" in value
-            or "\0" in value
-            or not path.name
-        ):
-            raise ValueError(
-                f"file '{value}' must be a relative path inside the model folder, without '..'"
-            )
-        return value
-
-
-class MapOutput(Strict):
-    """A map decoder: `tensor` is [1, rows, columns, C], or [1, C, rows, columns] as nchw."""
-
-    tensor: str
-    layers: tuple[Name, ...]
-    layout: Literal["nhwc", "nchw"] = "nhwc"
-    activation: Literal["none", "sigmoid"] = "none"
-    thresholds: tuple[float, ...]
-
-    @model_validator(mode="after")
-    def _same_length(self) -> MapOutput:
-        if len(self.layers) != len(self.thresholds) or not self.layers:
-            raise ValueError(
-                f"{len(self.layers)} layers but {len(self.thresholds)} thresholds: give one "
-                "threshold per layer"
-            )
-        return self
-
-
-class Accuracy(Strict):
-    """One measured row: the sensor condition, the data it was measured on, and metric values by
-    name.
-    """
-
-    condition: str
-    dataset: str
-    metrics: dict[str, float]
+BRANCHES = ("camera_branch", "lidar_branch")
 
 
 class Manifest(Strict):
     """The whole manifest.
 
-    `dimensions`: the largest value of each symbolic dimension; buffers are allocated for it once,
-    at load.
+    `cameras` with `view_transform`, `lidar`, or both; `map`, `detection`, or both. `fusion` is
+    needed by a head that reads features of cameras and LiDAR. `dimensions`: the largest value of
+    each symbolic dimension; buffers are allocated for it once, at load.
     """
 
     format: Literal["bev-runtime-model-1"]
@@ -206,12 +72,15 @@ class Manifest(Strict):
     licence: str
     trained_on: str
     description: str = ""
-    cameras: Cameras
+    cameras: Cameras | None = None
+    lidar: Pillars | None = None
     grid: Grid
-    view_transform: Annotated[GroundPlane | LiftSplat, Field(discriminator="kind")]
+    view_transform: Annotated[GroundPlane | LiftSplat, Field(discriminator="kind")] | None = None
     stages: tuple[Stage, ...] = Field(min_length=1)
-    dimensions: dict[Name, Annotated[int, Field(ge=1, le=1 << 28)]] = {}
-    map: MapOutput
+    dimensions: dict[Name, Annotated[int, Field(ge=1, le=1 << 28)]] = Field(default_factory=dict)
+    fusion: Fusion | None = None
+    map: MapOutput | None = None
+    detection: Detection | None = None
     accuracy: tuple[Accuracy, ...] = ()
 
     @model_validator(mode="after")
@@ -220,13 +89,28 @@ class Manifest(Strict):
         if len(set(names)) != len(names):
             raise ValueError(f"stages {names} are not unique")
         self._check_dimensions()
+        self._check_sections()
         self._check_images()
-        tensors = {tensor.name for stage in self.stages for tensor in stage.outputs}
-        if self.map.tensor not in tensors:
-            raise ValueError(
-                f"map tensor '{self.map.tensor}' is no output of a stage, known: {sorted(tensors)}"
-            )
+        self._check_pillars()
+        self._check_head()
+        self._check_outputs()
         return self
+
+    def stage(self, name: str) -> Stage | None:
+        """The stage of that name, or None."""
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+    @property
+    def pillar_grid(self) -> BevGrid:
+        """The grid of the pillars: the model's range in pillars of the section `lidar`.
+
+        Raises:
+            ValueError: the model takes no LiDAR.
+        """
+        if self.lidar is None:
+            raise ValueError(f"model '{self.name}' has no section 'lidar': it takes no points")
+        grid = self.grid
+        return BevGrid(grid.x_min, grid.x_max, grid.y_min, grid.y_max, self.lidar.cell)
 
     def _check_dimensions(self) -> None:
         """Each symbol of a shape has a largest value, and nothing else has one."""
@@ -243,30 +127,137 @@ class Manifest(Strict):
                 f"of {sorted(used)}"
             )
 
+    def _check_sections(self) -> None:
+        """Something goes in and something comes out, and branches have their sections."""
+        if self.cameras is None and self.lidar is None:
+            raise ValueError("neither 'cameras' nor 'lidar' is given: the model takes no sensor")
+        if self.map is None and self.detection is None:
+            raise ValueError("neither 'map' nor 'detection' is given: the model gives no output")
+        if (self.cameras is None) != (self.view_transform is None):
+            raise ValueError("'cameras' and 'view_transform' belong together: give both or neither")
+        for branch, section in zip(BRANCHES, (self.cameras, self.lidar), strict=True):
+            key = "cameras" if branch == "camera_branch" else "lidar"
+            if section is None and self.stage(branch) is not None:
+                raise ValueError(f"stage '{branch}' is given but not the section '{key}'")
+        if self.lidar is not None and self.stage("lidar_branch") is None:
+            raise ValueError("the section 'lidar' is given but not the stage 'lidar_branch'")
+
     def _check_images(self) -> None:
         """The camera branch takes the tensor `images`, and it fits the section `cameras`."""
-        stage = self.stage("camera_branch")
-        if stage is None:
+        stage, cameras, view = self.stage("camera_branch"), self.cameras, self.view_transform
+        if stage is None or cameras is None or view is None:
             return
-        spec = self.cameras.image
+        spec, symbol = cameras.image, self._camera_symbol(stage)
         size = (spec.height, spec.width)
-        expected = (3, *size) if spec.layout == "nchw" else (*size, 3)
-        for tensor in stage.inputs:
-            if tensor.name == "images" and len(tensor.shape) == 4:
-                count = tensor.shape[0]
-                count = self.dimensions[count] if isinstance(count, str) else count
-                if (count, tensor.shape[1:], tensor.dtype) == (
-                    self.cameras.max,
-                    expected,
-                    spec.dtype,
-                ):
-                    return
+        shape = (cameras.max, *((3, *size) if spec.layout == "nchw" else (*size, 3)))
+        self._expect(stage, "images", spec.dtype, shape, "as the section 'cameras' says")
+        if cameras.geometry is not None:
+            shape = (cameras.max, GEOMETRY_CHANNELS, view.feature_height, view.feature_width)
+            self._expect(stage, cameras.geometry, "float32", shape, "as 'cameras.geometry' says")
+            if self._input(stage, cameras.geometry).shape[0] != symbol:
+                raise ValueError(
+                    f"inputs 'images' and '{cameras.geometry}' of stage '{stage.name}' must have "
+                    f"the same first dimension, expected {symbol}"
+                )
+
+    def _camera_symbol(self, stage: Stage) -> Dimension | None:
+        """The first dimension of `images`."""
+        return next((t.shape[0] for t in stage.inputs if t.name == "images" and t.shape), None)
+
+    def _check_pillars(self) -> None:
+        """The LiDAR branch takes the pillars of the section `lidar` and nothing else."""
+        stage, spec = self.stage("lidar_branch"), self.lidar
+        if stage is None or spec is None:
+            return
+        for axis, low, high in (
+            ("x", self.grid.x_min, self.grid.x_max),
+            ("y", self.grid.y_min, self.grid.y_max),
+        ):
+            cells = (high - low) / spec.cell
+            if not 1 <= cells <= 4096 or abs(cells - round(cells)) > 1e-6:
+                raise ValueError(
+                    f"lidar: the {axis} range {low}..{high} is {cells:g} pillars of {spec.cell}, "
+                    "expected a whole number in 1..4096"
+                )
+        shape = (1, STATISTICS + spec.slices, *self.pillar_grid.shape)
+        self._expect(stage, spec.tensor, "float32", shape, "as the section 'lidar' says")
+        if len(stage.inputs) != 1:
+            raise ValueError(
+                f"stage 'lidar_branch' has inputs {[t.name for t in stage.inputs]}, expected only "
+                f"'{spec.tensor}'"
+            )
+
+    def _check_head(self) -> None:
+        """The head reads what the branches make and the masks of `fusion`."""
+        head = self.stage("head")
+        branches = [stage for name in BRANCHES if (stage := self.stage(name)) is not None]
+        read = {tensor.name: tensor for tensor in head.inputs} if head is not None else {}
+        feeding = [stage for stage in branches if {t.name for t in stage.outputs} & set(read)]
+        if self.fusion is None and len(feeding) > 1:
+            raise ValueError(
+                "the head reads features of cameras and LiDAR, expected the section 'fusion': it "
+                "says what stands in for the absent ones"
+            )
+        known = {tensor.name for stage in branches for tensor in stage.outputs}
+        fused = (self.fusion.camera, self.fusion.lidar) if self.fusion is not None else (None, None)
+        for branch, key, spec in zip(BRANCHES, ("camera", "lidar"), fused, strict=True):
+            if spec is None:
+                continue
+            stage = self.stage(branch)
+            made = {tensor.name for tensor in stage.outputs} if stage is not None else set()
+            if head is None or spec.tensor not in made or spec.tensor not in read:
+                raise ValueError(
+                    f"fusion.{key}.tensor is '{spec.tensor}', expected an output of stage "
+                    f"'{branch}' ({sorted(made)}) that the stage 'head' reads ({sorted(read)})"
+                )
+            shape = (1, 1, *self.grid.to_grid().shape)
+            self._expect(head, spec.mask, "float32", shape, f"as fusion.{key}.mask says")
+            known.add(spec.mask)
+        if not set(read) <= known:
+            raise ValueError(
+                f"the head reads {sorted(set(read) - known)}, expected outputs of the branches and "
+                f"masks of 'fusion': {sorted(known)}"
+            )
+
+    def _check_outputs(self) -> None:
+        """Every decoder's tensor is an output of a stage; detections come on the grid's cells."""
+        made = {tensor.name: tensor for stage in self.stages for tensor in stage.outputs}
+        wanted: dict[str, str] = {}
+        if self.map is not None:
+            wanted["map"] = self.map.tensor
+        if self.detection is not None:
+            wanted |= {"heatmap": self.detection.heatmap, "boxes": self.detection.boxes}
+        for what, name in wanted.items():
+            if name not in made:
+                raise ValueError(
+                    f"{what} tensor '{name}' is no output of a stage, known: {sorted(made)}"
+                )
+        if self.detection is None:
+            return
+        for name, count in (
+            (self.detection.heatmap, len(self.detection.classes)),
+            (self.detection.boxes, BOX_TERMS),
+        ):
+            tensor, shape = made[name], (1, count, *self.grid.to_grid().shape)
+            if tensor.dtype != "float32" or tensor.shape != shape:
+                raise ValueError(
+                    f"detection tensor '{name}' is {tensor.dtype} {list(tensor.shape)}, expected "
+                    f"float32 {list(shape)}: a plane for each class or box term, over the grid"
+                )
+
+    def _expect(self, stage: Stage, name: str, dtype: str, shape: Sequence[int], why: str) -> None:
+        """Refuses a stage without an input of this name, dtype and largest shape."""
+        tensor = self._input(stage, name) if any(t.name == name for t in stage.inputs) else None
+        if tensor is not None and tensor.shape:
+            first = tensor.shape[0]
+            first = self.dimensions[first] if isinstance(first, str) else first
+            if (tensor.dtype, first, *tensor.shape[1:]) == (dtype, *shape):
+                return
         raise ValueError(
-            f"stage 'camera_branch' needs the input 'images', {spec.dtype} of up to "
-            f"{self.cameras.max} x {list(expected)}, as the section 'cameras' says; its inputs are "
-            f"{[(t.name, t.dtype, list(t.shape)) for t in stage.inputs]}"
+            f"stage '{stage.name}' needs the input '{name}', {dtype} of up to {list(shape)}, "
+            f"{why}; its inputs are {[(t.name, t.dtype, list(t.shape)) for t in stage.inputs]}"
         )
 
-    def stage(self, name: str) -> Stage | None:
-        """The stage of that name, or None."""
-        return next((stage for stage in self.stages if stage.name == name), None)
+    @staticmethod
+    def _input(stage: Stage, name: str) -> Tensor:
+        return next(tensor for tensor in stage.inputs if tensor.name == name)

@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bev_runtime import native, numpy_kernels
+from bev_runtime.manifest_sections import STATISTICS
 from bev_runtime.types import BevGrid
 
 Float32 = NDArray[np.float32]
-STATISTICS = 8
-"""Channels before those of the slices."""
 
 
 class PillarEncoder:

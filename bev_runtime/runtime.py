@@ -35,6 +35,7 @@ class SteppingPipeline(Protocol):
     """What the runtime needs of a pipeline; see `bev_runtime.pipeline.Pipeline`."""
 
     cameras: tuple[str, ...]
+    lidar: str | None
 
     def step(
         self,
@@ -67,10 +68,11 @@ class Runtime:
         self.calibration = CalibrationStore(rig, self.transforms)
         self.health = HealthMonitor(rig)
         self.buffer = SensorBuffer(rig.sensor_names, rig.timing)
-        self._inputs = tuple(name for name in pipeline.cameras if name in rig.cameras)
-        self._not_in_rig = {
-            name: "not in the rig" for name in pipeline.cameras if name not in rig.cameras
-        }
+        self._cameras = tuple(name for name in pipeline.cameras if name in rig.cameras)
+        self._lidar = pipeline.lidar if pipeline.lidar in rig.sensor_names else None
+        wanted = (*pipeline.cameras, *((pipeline.lidar,) if pipeline.lidar else ()))
+        self._inputs = (*self._cameras, *((self._lidar,) if self._lidar else ()))
+        self._not_in_rig = {name: "not in the rig" for name in wanted if name not in self._inputs}
         self.trigger = Trigger(self._inputs, rig.reference_sensor, rig.timing)
         self.last_snapshot: Snapshot | None = None
         self._last_now_ns = 0
@@ -154,12 +156,16 @@ class Runtime:
         reference_ns = self._reference_stamp(report)
         calibration = self.calibration.current()
         missing = {**self._not_in_rig, **not_ok(report, self._inputs)}
-        cameras: dict[str, CameraFrame] = {}
+        known = {name for name in self._cameras if name in calibration.cameras}
+        known |= {
+            name for name in (self._lidar,) if name and calibration.ego_from_lidar is not None
+        }
+        usable: dict[str, Sample] = {}
         for name in self._inputs:
             sample = self.buffer.newest(name)
-            if name in missing or not isinstance(sample, CameraFrame):
+            if name in missing or sample is None:
                 missing.setdefault(name, "no sample")
-            elif name not in calibration.cameras:
+            elif name not in known:
                 problem = self.calibration.problems[name]
                 self.buffer.reject(name, NO_CALIBRATION)
                 self._log_once(name, NO_CALIBRATION, f"{name}: {problem}")
@@ -167,11 +173,12 @@ class Runtime:
             elif abs(reference_ns - sample.stamp_ns) > self.rig.timing.max_age_s * 1e9:
                 missing[name] = f"no sample within {self.rig.timing.max_age_s:g} s of the output"
             else:
-                cameras[name] = sample
+                usable[name] = sample
+        cameras = {n: frame for n, frame in usable.items() if isinstance(frame, CameraFrame)}
         cloud = self._usable_cloud(report, reference_ns)
-        if not cameras and any(report[n].state is SensorState.WAITING for n in self._inputs):
+        if not usable and any(report[n].state is SensorState.WAITING for n in self._inputs):
             return None  # starting up: too early to call anything lost
-        if not cameras:
+        if not usable:
             return self._finish_output(self._blind(now_ns, missing), None)
         if not had_input or reference_ns <= self._last_stamp_ns:
             return None  # nothing new: an output would be stale
@@ -182,7 +189,7 @@ class Runtime:
             )
         except BackendError as problem:
             log.error("no output for stamp %d: %s", reference_ns, problem)
-            for name in cameras:
+            for name in usable:
                 self.buffer.reject(name, "inference_failed")
             return self._finish_output(
                 self._blind(now_ns, {"inference": f"failed: {problem}"}), None

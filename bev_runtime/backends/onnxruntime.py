@@ -81,6 +81,11 @@ class _PoolStage:
         )
         *_, height, width, channels = backend.max_shape(cut.feat)
         view = backend.manifest.view_transform
+        if view is None:
+            raise ModelError(
+                f"stage '{stage.name}' pools camera features, but the manifest has no "
+                "'view_transform'"
+            )
         if (width, height) != (view.feature_width, view.feature_height):
             raise ModelError(
                 f"features of stage '{stage.name}' are {width}x{height}, the manifest's "

@@ -136,7 +136,9 @@ class CameraPart:
         self, backend: Backend, model: onnx.ModelProto, name: str, *, per_camera: set[str]
     ) -> None:
         self.session = _Session(model, num_threads=backend.num_threads, name=name)
-        count = backend.manifest.cameras.max
+        cameras = backend.manifest.cameras
+        assert cameras is not None  # a model with a camera branch has them
+        count = cameras.max
         self._per_camera = [item.name for item in self.session.inputs if item.name in per_camera]
         self.buffers: list[_Buffer] = []
         for tensor in self.session.outputs:

@@ -28,10 +28,11 @@ from bev_runtime.demo_world.rigs import DemoCamera, DemoLidar, DemoRig
 from bev_runtime.demo_world.sensors import twist
 from bev_runtime.errors import BagError, ConfigError
 from bev_runtime.geometry import Float64, pixel_scaling, quaternion_from_rotation
-from bev_runtime.sim.agents import CLASSES, Path as AgentPath
+from bev_runtime.sim.agents import CLASSES
+from bev_runtime.sim.agents import Path as AgentPath
 from bev_runtime.sim.ground import LAYERS
 from bev_runtime.sim.lidars import take_sweep
-from bev_runtime.sim.pictures import Finish, PictureMaker, View, random_finish
+from bev_runtime.sim.pictures import PictureMaker, View, random_finish
 from bev_runtime.sim.samples import EGO_LENGTH_M, MODEL_GRID
 from bev_runtime.sim.town import Town
 from bev_runtime.sim.truth import true_boxes, true_map, visibility, visible_cells
@@ -104,7 +105,9 @@ def write_bag(
     if path.exists():
         raise BagError(f"bag folder {path} exists already: give another path, or remove it first")
     way = _way(town, options)
-    drive = _Drive(_cleared(town, way, options), rig, options, way, options.truth_grid or MODEL_GRID)
+    drive = _Drive(
+        _cleared(town, way, options), rig, options, way, options.truth_grid or MODEL_GRID
+    )
     town = drive.town
     rng = np.random.default_rng([options.seed, 2])
     finishes = {camera.name: random_finish(rng) for camera in rig.cameras}
@@ -181,9 +184,7 @@ def _cleared(town: Town, way: AgentPath, options: BagOptions) -> Town:
 def _drawn(camera: DemoCamera, scale: float) -> Any:  # noqa: ANN401
     width, height = camera.model.size
     size = max(round(width * scale), 8), max(round(height * scale), 8)
-    return scale_camera(
-        camera.model, pixel_scaling(size[0] / width, size[1] / height), size
-    )
+    return scale_camera(camera.model, pixel_scaling(size[0] / width, size[1] / height), size)
 
 
 def _record_picture(
@@ -209,7 +210,11 @@ def _turning(drive: _Drive, seconds: float) -> Callable[[float], Float64]:
 
 
 def _note(
-    drive: _Drive, caster: Any, stamp_ns: int, seconds: float, hits: NDArray[np.int64] | None  # noqa: ANN401
+    drive: _Drive,
+    caster: Any,
+    stamp_ns: int,
+    seconds: float,
+    hits: NDArray[np.int64] | None,
 ) -> None:
     """Keeps the truth of a moment."""
     town, pose = drive.town, drive.pose(seconds)

@@ -107,9 +107,7 @@ def make_ground(roads: tuple[Road, ...], rng: np.random.Generator, half_size: fl
         own = canvas.blank()
         canvas.fill(own, road.band(-road.profile.right, road.profile.left), 1)
         wide = road.profile.pavement
-        canvas.fill(
-            pavement, road.band(-road.profile.right - wide, road.profile.left + wide), 1
-        )
+        canvas.fill(pavement, road.band(-road.profile.right - wide, road.profile.left + wide), 1)
         each.append(own)
         asphalt |= own
     overlap = (sum(own.astype(np.int32) for own in each) > 1).astype(np.uint8)
@@ -133,9 +131,7 @@ def make_ground(roads: tuple[Road, ...], rng: np.random.Generator, half_size: fl
     paint = np.maximum(lines, crossing_paint) * (asphalt > 0)
     colour = _colours(kind, paint, yellow, rng)
     layers = np.stack([asphalt, (lines > 100).astype(np.uint8), crossings])
-    return Ground(
-        half_size, kind, paint, layers, _pyramid(colour), junction, random_relief(rng)
-    )
+    return Ground(half_size, kind, paint, layers, _pyramid(colour), junction, random_relief(rng))
 
 
 def distance_to(mask: Uint8) -> NDArray[np.float32]:
@@ -240,9 +236,7 @@ def _draw_crossings(
         canvas.fill(paint, bars, 220, smooth=True)
 
 
-def _colours(
-    kind: Uint8, paint: Uint8, yellow: Uint8, rng: np.random.Generator
-) -> Uint8:
+def _colours(kind: Uint8, paint: Uint8, yellow: Uint8, rng: np.random.Generator) -> Uint8:
     """RGB of the ground, with grain, stains and tiles."""
     size = kind.shape[0]
     grey = float(rng.uniform(70, 150))

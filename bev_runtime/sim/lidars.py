@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,16 +112,14 @@ def _place(
         return np.ascontiguousarray(origin), np.ascontiguousarray(rays, np.float32)
     origins, rays = np.empty_like(directions), np.empty_like(directions)
     edges = np.linspace(0, columns, POSES_PER_TURN + 1).astype(int)
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in itertools.pairwise(edges):
         pose = town_from_base((first + last) / 2 / columns) @ lidar.ego_from_lidar
         rays[:, first:last] = directions[:, first:last] @ pose[:3, :3].T.astype(np.float32)
         origins[:, first:last] = pose[:3, 3]
     return origins, rays
 
 
-def _brightness(
-    town: Town, caster: Caster, face: NDArray[np.int32], position: Float32
-) -> Float32:
+def _brightness(town: Town, caster: Caster, face: NDArray[np.int32], position: Float32) -> Float32:
     """Mean intensity of what was met, float32 [N]."""
     material = caster.material[face]
     bright = INTENSITY[material].astype(np.float32)

@@ -165,9 +165,7 @@ class PictureMaker:
         out[solid] = clear * shaded + (1 - clear) * light.horizon
         return out
 
-    def _lit(
-        self, caster: Caster, start: Float32, normal: Float32, facing: Float32
-    ) -> Float32:
+    def _lit(self, caster: Caster, start: Float32, normal: Float32, facing: Float32) -> Float32:
         """Share of light that arrives: the sun's, or of an overcast sky how open it is above."""
         light = self._town.light
         lit = np.ones(len(start), np.float32)
@@ -216,9 +214,7 @@ def ground_colour(ground: Ground, position: Float32, footprint: Float32) -> Floa
         at = np.zeros((rows * REMAP_WIDTH, 2), np.float32)
         at[: len(chosen)] = (position[chosen, :2] + ground.half_size) / (CELL * 2**level) - 0.5
         row, column = (at[:, i].reshape(rows, REMAP_WIDTH) for i in (0, 1))
-        found = cv2.remap(
-            colours, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
+        found = cv2.remap(colours, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         out[chosen] = found.reshape(-1, 3)[: len(chosen)]
     return out
 

@@ -133,8 +133,10 @@ class Population:
                 side = 1 if rng.random() < 0.5 else -1
                 edge = road.profile.left if side > 0 else road.profile.right
                 away = edge + float(rng.uniform(0.3, road.profile.pavement + 2))
-                kind = "pedestrian" if rng.random() < 0.9 else str(
-                    rng.choice(["bicycle", "motorcycle"])
+                kind = (
+                    "pedestrian"
+                    if rng.random() < 0.9
+                    else str(rng.choice(["bicycle", "motorcycle"]))
                 )
                 walks = kind == "pedestrian" and rng.random() < 0.75
                 speed = float(np.clip(rng.normal(1.3, 0.3), 0.4, 2.2)) if walks else 0.0
@@ -198,7 +200,9 @@ class Population:
                 station = float(rng.uniform(0, 15))
                 while station < road.length:
                     length, depth = float(rng.uniform(7, 32)), float(rng.uniform(7, 18))
-                    height = float(rng.choice([4.0, 7.0, 11.0, 18.0])) * float(rng.uniform(0.8, 1.3))
+                    height = float(rng.choice([4.0, 7.0, 11.0, 18.0])) * float(
+                        rng.uniform(0.8, 1.3)
+                    )
                     offset = side * (edge + road.profile.pavement + setback + depth / 2)
                     pose = road.pose(station + length / 2, offset)
                     if self._claim(pose, (length, depth), margin=0.3, off_road=1.0):

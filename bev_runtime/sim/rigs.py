@@ -64,16 +64,16 @@ LIDARS: Mapping[str, DemoLidar] = {
     "beams40": DemoLidar(
         elevations_deg=tuple(
             float(e)
-            for e in np.concatenate([np.linspace(-25, -6, 12), np.linspace(-5.7, 2, 24), [4, 7, 11, 15]])
+            for e in np.concatenate(
+                [np.linspace(-25, -6, 12), np.linspace(-5.7, 2, 24), [4, 7, 11, 15]]
+            )
         ),
         columns=1200,
     ),
     "stacked64": DemoLidar(
         elevations_deg=tuple(
             float(e)
-            for e in np.sort(
-                np.concatenate([np.linspace(-25, 15, 14), np.linspace(-8.8, 3.3, 50)])
-            )
+            for e in np.sort(np.concatenate([np.linspace(-25, 15, 14), np.linspace(-8.8, 3.3, 50)]))
         ),
         columns=1100,
     ),

@@ -90,9 +90,7 @@ class Road:
         chosen = (self.stations >= start) & (self.stations <= end)
         return np.asarray(self.points[chosen] + offset * self.normals[chosen])
 
-    def band(
-        self, right: float, left: float, start: float = 0.0, end: float = math.inf
-    ) -> Float64:
+    def band(self, right: float, left: float, start: float = 0.0, end: float = math.inf) -> Float64:
         """The outline of everything between two offsets and two stations, float64 [M, 2]."""
         return np.concatenate([self.line(left, start, end), self.line(right, start, end)[::-1]])
 

@@ -59,7 +59,9 @@ class Town:
         """Of the ground, metres."""
         return float(self.ground.relief.height(np.array(x), np.array(y)))
 
-    def stand(self, pose: tuple[float, float, float], sway: tuple[float, float] = (0, 0)) -> Float64:
+    def stand(
+        self, pose: tuple[float, float, float], sway: tuple[float, float] = (0, 0)
+    ) -> Float64:
         """`town_from_base` float64 [4, 4] of a vehicle on the ground, tilted as the ground is.
 
         Args:

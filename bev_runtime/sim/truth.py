@@ -117,7 +117,9 @@ def _inside(view: View, points: Float32) -> NDArray[np.bool_]:
     pixels, visible = project(view.camera, local)
     width, height = view.camera.size
     with np.errstate(invalid="ignore"):
-        inside = (pixels > -0.5).all(axis=1) & (pixels < np.array([width, height]) - 0.5).all(axis=1)
+        inside = (pixels > -0.5).all(axis=1) & (pixels < np.array([width, height]) - 0.5).all(
+            axis=1
+        )
     return np.asarray(visible & inside & (local[:, 2] > 0.3))
 
 
@@ -139,7 +141,7 @@ def true_map(town: Town, grid: BevGrid, town_from_base: Float64) -> NDArray[np.b
 
 
 def town_points(grid: BevGrid, town_from_base: Float64) -> tuple[Float64, Float64]:
-    """x and y in the town of the centres of a grid's cells, float64 [rows, columns] each."""
+    """X and y in the town of the centres of a grid's cells, float64 [rows, columns] each."""
     centres = grid.centres().astype(np.float64)
     at_x, at_y = centres[..., 0], centres[..., 1]
     yaw = math.atan2(town_from_base[1, 0], town_from_base[0, 0])

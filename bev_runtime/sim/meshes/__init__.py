@@ -73,4 +73,14 @@ def make_scenery(kind: str, rng: np.random.Generator, **size: float) -> Mesh:
     return SCENERY[kind](rng, **size)
 
 
-__all__ = ["OBJECTS", "POSTS", "SCENERY", "Mesh", "box", "make_object", "make_scenery", "merge", "transform"]
+__all__ = [
+    "OBJECTS",
+    "POSTS",
+    "SCENERY",
+    "Mesh",
+    "box",
+    "make_object",
+    "make_scenery",
+    "merge",
+    "transform",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -30,7 +31,7 @@ def traffic_cone(rng: np.random.Generator) -> tuple[Mesh, Size]:
     radius = wide * (0.16 if slim else 0.38)
     parts = [box((wide, wide, 0.05), (0, 0, 0.025), Material.RUBBER, (35, 35, 35))]
     edges = (0.05, 0.4, 0.55, 0.68, 0.8, 1.0)
-    for index, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for index, (low, high) in enumerate(itertools.pairwise(edges)):
         start = radius * (1 - (0.0 if slim else 0.85) * low)
         end = radius * (1 - (0.0 if slim else 0.85) * high)
         stripe = index % 2 == 1
@@ -58,8 +59,16 @@ def barrier(rng: np.random.Generator) -> tuple[Mesh, Size]:
         plastic = rng.random() < 0.5
         material = Material.PLASTIC if plastic else Material.CONCRETE
         colours = [(215, 60, 40), (235, 235, 230)] if plastic else [(165, 162, 155)] * 2
-        profile = [(-0.3, 0), (0.3, 0), (0.27, 0.2), (0.12, 0.45), (0.09, 1), (-0.09, 1),
-                   (-0.12, 0.45), (-0.27, 0.2)]
+        profile = [
+            (-0.3, 0),
+            (0.3, 0),
+            (0.27, 0.2),
+            (0.12, 0.45),
+            (0.09, 1),
+            (-0.09, 1),
+            (-0.12, 0.45),
+            (-0.27, 0.2),
+        ]
         ring = np.array([(y, z * height) for y, z in profile], np.float32)
         half = width / 2
         parts = [
@@ -76,14 +85,17 @@ def barrier(rng: np.random.Generator) -> tuple[Mesh, Size]:
                 x = (index - 2.5) * width / 6
                 colour = (215, 50, 40) if red else (240, 240, 236)
                 parts.append(
-                    box((width / 6, 0.04, 0.22), (x, 0, level * height - 0.05), Material.SIGN, colour)
+                    box(
+                        (width / 6, 0.04, 0.22),
+                        (x, 0, level * height - 0.05),
+                        Material.SIGN,
+                        colour,
+                    )
                 )
         for side in (-1, 1):
             foot = (side * width * 0.42, 0, height / 2)
             parts.append(box((0.06, 0.06, height), foot, Material.METAL, (120, 120, 120)))
-            parts.append(
-                box((0.12, 0.55, 0.08), (foot[0], 0, 0.04), Material.RUBBER, (40, 40, 40))
-            )
+            parts.append(box((0.12, 0.55, 0.08), (foot[0], 0, 0.04), Material.RUBBER, (40, 40, 40)))
         size = (0.55, width, height)
     return fitted(transform(merge(parts), math.pi / 2, (0, 0, 0)), size), size
 
@@ -124,7 +136,12 @@ def bush(rng: np.random.Generator) -> Mesh:
         x, y = rng.normal(0, 0.4, 2)
         parts.append(
             icosphere(
-                radius, (x, y, radius[2] * 0.8), Material.FOLIAGE, tuple(green), rng=rng, jitter=0.15
+                radius,
+                (x, y, radius[2] * 0.8),
+                Material.FOLIAGE,
+                tuple(green),
+                rng=rng,
+                jitter=0.15,
             )
         )
     return merge(parts)
@@ -141,7 +158,9 @@ def wall(rng: np.random.Generator, length: float) -> Mesh:
     """A wall along x."""
     height = float(rng.uniform(0.5, 2.4))
     brick = rng.random() < 0.5
-    colour = rng.uniform([120, 70, 50], [170, 100, 80]) if brick else rng.uniform(120, 200) * np.ones(3)
+    colour = (
+        rng.uniform([120, 70, 50], [170, 100, 80]) if brick else rng.uniform(120, 200) * np.ones(3)
+    )
     material = Material.BRICK if brick else Material.CONCRETE
     return box((length, 0.3, height), (0, 0, height / 2), material, tuple(colour))
 
@@ -175,7 +194,9 @@ def post(rng: np.random.Generator, kind: str) -> Mesh:
     if kind == "lamp_post":
         reach = float(rng.uniform(0.8, 2.2))
         parts.append(box((0.1, reach, 0.1), (0, reach / 2, height), Material.METAL, grey))
-        parts.append(box((0.25, 0.6, 0.12), (0, reach, height - 0.05), Material.LIGHT, (220, 220, 210)))
+        parts.append(
+            box((0.25, 0.6, 0.12), (0, reach, height - 0.05), Material.LIGHT, (220, 220, 210))
+        )
     elif kind == "sign":
         wide = float(rng.uniform(0.45, 0.8))
         face = [(220, 40, 40), (40, 80, 190), (240, 240, 240), (240, 200, 40)][int(rng.integers(4))]
@@ -210,8 +231,10 @@ def bin_(rng: np.random.Generator) -> Mesh:
 def building(rng: np.random.Generator, length: float, depth: float, height: float) -> Mesh:
     """A block with rows of windows, a door and a roof edge; the street sides are along x."""
     brick = rng.random() < 0.4
-    wall_colour = rng.uniform([130, 80, 60], [185, 125, 100]) if brick else (
-        float(rng.uniform(110, 215)) + rng.normal(0, 14, 3)
+    wall_colour = (
+        rng.uniform([130, 80, 60], [185, 125, 100])
+        if brick
+        else (float(rng.uniform(110, 215)) + rng.normal(0, 14, 3))
     )
     material = Material.BRICK if brick else Material.CONCRETE
     parts = [
@@ -228,5 +251,7 @@ def building(rng: np.random.Generator, length: float, depth: float, height: floa
             x = (column - (columns - 1) / 2) * pitch
             parts.append(box((wide, depth + 0.04, tall), (x, 0, z), Material.GLASS, pane))
         parts.append(box((0.01 + length, depth * 0.5, tall), (0, 0, z), Material.GLASS, pane))
-    parts.append(box((1.2, depth + 0.06, 2.2), (0, 0, 1.1), Material.WOOD, tuple(rng.uniform(40, 140, 3))))
+    parts.append(
+        box((1.2, depth + 0.06, 2.2), (0, 0, 1.1), Material.WOOD, tuple(rng.uniform(40, 140, 3)))
+    )
     return merge(parts)

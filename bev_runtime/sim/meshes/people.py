@@ -61,10 +61,14 @@ def pedestrian(rng: np.random.Generator) -> tuple[Mesh, tuple[float, float, floa
         foot = (forward, y, 0.08)
         parts.append(limb((0, y, hip), knee, (0.1, 0.075), Material.CLOTH, trousers))
         parts.append(limb(knee, foot, (0.075, 0.05), Material.CLOTH, trousers))
-        parts.append(box((0.27, 0.1, 0.09), (forward + 0.06, y, 0.045), Material.RUBBER, (30, 28, 28)))
+        parts.append(
+            box((0.27, 0.1, 0.09), (forward + 0.06, y, 0.045), Material.RUBBER, (30, 28, 28))
+        )
         elbow = (-forward * 0.35, side * 0.27, 1.14)
         hand = (-forward * 0.7 + 0.1, side * 0.26, 0.92)
-        parts.append(limb((0, side * 0.2, shoulder - 0.03), elbow, (0.07, 0.055), Material.CLOTH, coat))
+        parts.append(
+            limb((0, side * 0.2, shoulder - 0.03), elbow, (0.07, 0.055), Material.CLOTH, coat)
+        )
         parts.append(limb(elbow, hand, (0.055, 0.04), Material.CLOTH, coat))
     parts += _torso(0.0, hip, shoulder, coat)
     parts.append(icosphere((0.1, 0.085, 0.13), (0.03, 0, 1.62), Material.SKIN, skin))

@@ -42,9 +42,7 @@ def merge(meshes: Sequence[Mesh]) -> Mesh:
     first = np.cumsum([0, *(len(m.vertices) for m in meshes)])
     return Mesh(
         np.concatenate([m.vertices for m in meshes]),
-        np.concatenate(
-            [m.faces + np.int32(at) for m, at in zip(meshes, first[:-1], strict=True)]
-        ),
+        np.concatenate([m.faces + np.int32(at) for m, at in zip(meshes, first[:-1], strict=True)]),
         np.concatenate([m.material for m in meshes]),
         np.concatenate([m.colour for m in meshes]),
     )
@@ -139,7 +137,10 @@ def cylinder(
 def wheel(radius: float, width: float, centre: Sequence[float], *, count: int = 12) -> Mesh:
     """A wheel that rolls along x: dark tyre and a brighter hub."""
     parts = []
-    for size, thick, material, grey in ((radius, width, 7, 28), (radius * 0.55, width * 1.06, 8, 140)):
+    for size, thick, material, grey in (
+        (radius, width, 7, 28),
+        (radius * 0.55, width * 1.06, 8, 140),
+    ):
         upright = prism(circle(size, count), -thick / 2, thick / 2, material, (grey,) * 3)
         x, y, z = upright.vertices.T
         lying = np.stack([x, -z, y], axis=1).astype(np.float32)
@@ -147,9 +148,7 @@ def wheel(radius: float, width: float, centre: Sequence[float], *, count: int = 
     return transform(merge(parts), 0.0, centre)
 
 
-def loft(
-    sections: Sequence[tuple[float, Float32]], material: int, colour: Colour
-) -> Mesh:
+def loft(sections: Sequence[tuple[float, Float32]], material: int, colour: Colour) -> Mesh:
     """A skin through closed sections across x, with caps at both ends.
 
     Args:
@@ -175,8 +174,15 @@ def loft(
     return mesh(vertices, np.concatenate(faces), material, colour)
 
 
-def icosphere(radius: Sequence[float], centre: Sequence[float], material: int, colour: Colour,
-              *, rng: np.random.Generator | None = None, jitter: float = 0.0) -> Mesh:
+def icosphere(
+    radius: Sequence[float],
+    centre: Sequence[float],
+    material: int,
+    colour: Colour,
+    *,
+    rng: np.random.Generator | None = None,
+    jitter: float = 0.0,
+) -> Mesh:
     """An ellipsoid of 80 faces; `jitter` makes it irregular by that share of its radius."""
     vertices = _SPHERE[0].copy()
     if rng is not None and jitter:
@@ -197,7 +203,9 @@ def _sphere() -> tuple[Float32, NDArray[np.int32]]:
             for c in range(b + 1, 12):
                 corners = [vertices[i] for i in (a, b, c)]
                 if all(np.linalg.norm(corners[i] - corners[i - 1]) < edge for i in range(3)):
-                    out = np.dot(np.cross(corners[1] - corners[0], corners[2] - corners[0]), corners[0])
+                    out = np.dot(
+                        np.cross(corners[1] - corners[0], corners[2] - corners[0]), corners[0]
+                    )
                     faces.append((a, b, c) if out > 0 else (a, c, b))
     middle: dict[tuple[int, int], int] = {}
 

@@ -104,7 +104,13 @@ def truck(rng: np.random.Generator) -> tuple[Mesh, tuple[float, float, float]]:
     low = 0.55
     parts = [
         box((length, width * 0.5, 0.25), (0, 0, low), Material.METAL, DARK),
-        _cab(length / 2 - cab, length / 2, width * 0.96, height * float(rng.uniform(0.72, 0.95)), paint),
+        _cab(
+            length / 2 - cab,
+            length / 2,
+            width * 0.96,
+            height * float(rng.uniform(0.72, 0.95)),
+            paint,
+        ),
     ]
     cargo = length - cab - 0.12
     middle = -length / 2 + cargo / 2
@@ -112,16 +118,26 @@ def truck(rng: np.random.Generator) -> tuple[Mesh, tuple[float, float, float]]:
     if form < 0.7:
         light = np.clip(np.array(_colour(rng)) * 0.5 + 110, 0, 240)
         parts.append(
-            box((cargo, width, height - low - 0.3), (middle, 0, (height + low + 0.3) / 2),
-                Material.CAR_PAINT, light)
+            box(
+                (cargo, width, height - low - 0.3),
+                (middle, 0, (height + low + 0.3) / 2),
+                Material.CAR_PAINT,
+                light,
+            )
         )
         parts.append(box((cargo, width * 0.96, 0.3), (middle, 0, low + 0.2), Material.METAL, DARK))
     elif form < 0.85:
-        parts.append(box((cargo, width, 0.2), (middle, 0, low + 0.4), Material.WOOD, (120, 100, 80)))
+        parts.append(
+            box((cargo, width, 0.2), (middle, 0, low + 0.4), Material.WOOD, (120, 100, 80))
+        )
         load = float(rng.uniform(0.4, height - 1.1))
         parts.append(
-            box((cargo * 0.7, width * 0.8, load), (middle, 0, low + 0.5 + load / 2),
-                Material.WOOD, rng.uniform(60, 180, 3))
+            box(
+                (cargo * 0.7, width * 0.8, load),
+                (middle, 0, low + 0.5 + load / 2),
+                Material.WOOD,
+                rng.uniform(60, 180, 3),
+            )
         )
     else:
         ring = _ring(width * 0.98, low + 0.4, height * 0.95, 0.35)
@@ -140,9 +156,15 @@ def bus(rng: np.random.Generator) -> tuple[Mesh, tuple[float, float, float]]:
     paint = np.array(_colour(rng)) * 0.6 + rng.uniform(0, 100, 3)
     lower = _ring(width, 0.35, height, 0.08)
     parts = [
-        loft([(-length / 2, lower), (length / 2 - 0.15, lower),
-              (length / 2, _ring(width * 0.97, 0.4, height * 0.97, 0.1))],
-             Material.CAR_PAINT, paint),
+        loft(
+            [
+                (-length / 2, lower),
+                (length / 2 - 0.15, lower),
+                (length / 2, _ring(width * 0.97, 0.4, height * 0.97, 0.1)),
+            ],
+            Material.CAR_PAINT,
+            paint,
+        ),
     ]
     low, high = height * 0.42, height * 0.83
     count = int(rng.integers(5, 9))
@@ -150,12 +172,20 @@ def bus(rng: np.random.Generator) -> tuple[Mesh, tuple[float, float, float]]:
     for index in range(count):
         x = -length / 2 + 0.5 + (index + 0.45) * pitch
         parts.append(
-            box((pitch * 0.86, width + 0.02, high - low), (x, 0, (low + high) / 2),
-                Material.GLASS, WINDOW)
+            box(
+                (pitch * 0.86, width + 0.02, high - low),
+                (x, 0, (low + high) / 2),
+                Material.GLASS,
+                WINDOW,
+            )
         )
     parts.append(
-        box((0.1, width * 0.9, height * 0.5), (length / 2 - 0.02, 0, height * 0.6),
-            Material.GLASS, WINDOW)
+        box(
+            (0.1, width * 0.9, height * 0.5),
+            (length / 2 - 0.02, 0, height * 0.6),
+            Material.GLASS,
+            WINDOW,
+        )
     )
     parts.append(
         box((0.1, width * 0.8, 0.7), (-length / 2 + 0.02, 0, height * 0.66), Material.GLASS, WINDOW)
@@ -233,15 +263,23 @@ def _car(
     parts.append(glass)
     roof = [(x, ring) for x, ring in cabin if ring[2, 1] > height * 0.9]
     top = [
-        (x, np.array([[r[3, 0], r[3, 1] - 0.07], [r[2, 0], r[2, 1] - 0.07], r[2], r[3]]) * [1.01, 1])
+        (
+            x,
+            np.array([[r[3, 0], r[3, 1] - 0.07], [r[2, 0], r[2, 1] - 0.07], r[2], r[3]])
+            * [1.01, 1],
+        )
         for x, r in roof
     ]
     parts.append(loft([(x, np.asarray(r, np.float32)) for x, r in top], Material.CAR_PAINT, paint))
     for share in (0.33, 0.5):  # pillars between the windows
         x = (share + float(rng.normal(0, 0.01))) * length - length / 2
         parts.append(
-            box((0.09, width * 0.8, (height - base) * 0.86), (x, 0, (base + height * 0.97) / 2),
-                Material.CAR_PAINT, paint)
+            box(
+                (0.09, width * 0.8, (height - base) * 0.86),
+                (x, 0, (base + height * 0.97) / 2),
+                Material.CAR_PAINT,
+                paint,
+            )
         )
     for share in WHEELS:
         x = share * length - length / 2
@@ -261,9 +299,17 @@ def _pickup(rng: np.random.Generator) -> tuple[Mesh, tuple[float, float, float]]
     ring = _ring(width, 0.4, height * 0.62, 0.05)
     nose = _ring(width * 0.95, 0.4, height * 0.58, 0.05)
     parts = [
-        loft([(-length / 2, ring), (length * 0.2, ring), (length / 2, nose)],
-             Material.CAR_PAINT, paint),
-        box((length * 0.34, width * 0.85, 0.1), (-length * 0.31, 0, height * 0.6), Material.RUBBER, DARK),
+        loft(
+            [(-length / 2, ring), (length * 0.2, ring), (length / 2, nose)],
+            Material.CAR_PAINT,
+            paint,
+        ),
+        box(
+            (length * 0.34, width * 0.85, 0.1),
+            (-length * 0.31, 0, height * 0.6),
+            Material.RUBBER,
+            DARK,
+        ),
         _cab(-length * 0.12, length * 0.24, width * 0.86, height, paint),
     ]
     for x in (length * 0.31, -length * 0.3):
@@ -282,7 +328,12 @@ def _cab(back: float, front: float, width: float, height: float, paint: Sequence
             loft([(back, low), (front, low)], Material.CAR_PAINT, paint),
             loft([(back + 0.1, glass), (front - 0.15, glass)], Material.GLASS, WINDOW),
             loft([(back, roof), (front - 0.25, roof)], Material.CAR_PAINT, paint),
-            box((0.12, width, height * 0.4), (back + 0.1, 0, height * 0.78), Material.CAR_PAINT, paint),
+            box(
+                (0.12, width, height * 0.4),
+                (back + 0.1, 0, height * 0.78),
+                Material.CAR_PAINT,
+                paint,
+            ),
         ]
     )
 
@@ -292,8 +343,16 @@ def _ring(width: float, low: float, high: float, cut: float) -> Float32:
     half, inner = width / 2, width / 2 * (1 - cut)
     edge = high - (high - low) * min(2 * cut, 0.4)
     return np.array(
-        [[-inner, low], [inner, low], [half, low + (edge - low) * 0.4], [half, edge],
-         [inner, high], [-inner, high], [-half, edge], [-half, low + (edge - low) * 0.4]],
+        [
+            [-inner, low],
+            [inner, low],
+            [half, low + (edge - low) * 0.4],
+            [half, edge],
+            [inner, high],
+            [-inner, high],
+            [-half, edge],
+            [-half, low + (edge - low) * 0.4],
+        ],
         np.float32,
     )
 

@@ -44,7 +44,7 @@ class InvertedResidual(nn.Module):
         self.skips = stride == 1 and inputs == outputs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float [N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
+        """Float [N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
         y = x if self.expand is None else nn.functional.relu6(self.expand(x))
         y = self.project(nn.functional.relu6(self.depthwise(y)))
         return x + y if self.skips else y
@@ -63,7 +63,7 @@ class ImageEncoder(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """float [N, 3, H, W] to [N, 40, H/8, W/8] and [N, 80, H/16, W/16]."""
+        """Float [N, 3, H, W] to [N, 40, H/8, W/8] and [N, 80, H/16, W/16]."""
         with torch.no_grad():
             x = nn.functional.relu6(self.stem(images))
             for block in self.blocks[:FROZEN_BLOCKS]:

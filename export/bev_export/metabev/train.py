@@ -218,7 +218,7 @@ def prefetched(files: list[Path], size: int, seed: int, threads: int = 1) -> Ite
                 order = rng.permutation(len(files))
                 for first in range(0, len(order) - size + 1, size):
                     ready.put(collate([maker.make(files[i]) for i in order[first : first + size]]))
-        except BaseException as problem:  # noqa: BLE001 (handed to the training loop)
+        except BaseException as problem:
             ready.put(problem)
 
     for own in range(threads):

@@ -1,0 +1,122 @@
+"""From a centre heatmap and box terms to boxes in base_link."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from bev_runtime.errors import BackendError
+from bev_runtime.manifest import Detection
+from bev_runtime.types import BevGrid, Detections
+
+Float32 = NDArray[np.float32]
+LARGEST_LOG = 4.0
+"""No object is longer than e^4 = 55 m, whatever the network says."""
+LARGEST_OFFSET = 2.0
+"""Cells that a centre may lie beside its peak."""
+
+
+class DetectionDecoder:
+    """Peaks of the heatmap to boxes, as in CenterPoint (Yin et al., CVPR 2021).
+
+    The returned arrays are this decoder's own and are overwritten by the next call.
+
+    Args:
+        spec: of the manifest.
+        grid: of the model.
+    """
+
+    def __init__(self, spec: Detection, grid: BevGrid) -> None:
+        self._spec, self._grid = spec, grid
+        self._threshold = math.log(spec.score_threshold / (1 - spec.score_threshold))
+        self._best = np.empty(grid.shape, np.float32)
+        self._peak = np.empty(grid.shape, np.bool_)
+        self._above = np.empty(grid.shape, np.bool_)
+        self._kernel = np.ones((3, 3), np.uint8)
+        self._boxes = np.zeros((spec.max_detections, 9), np.float32)
+        self._scores = np.zeros(spec.max_detections, np.float32)
+        self._labels = np.zeros(spec.max_detections, np.int32)
+
+    def decode(self, heatmap: Float32, boxes: Float32) -> Detections:
+        """Decodes one output.
+
+        Args:
+            heatmap: logits float32 [1, classes, rows, columns].
+            boxes: terms float32 [1, 10, rows, columns].
+
+        Returns:
+            Boxes by falling score.
+
+        Raises:
+            BackendError: the network produced NaN or infinity.
+        """
+        for name, tensor in ((self._spec.heatmap, heatmap), (self._spec.boxes, boxes)):
+            # A sum is NaN or infinite if any item is; float64 cannot overflow on finite float32.
+            if not math.isfinite(float(tensor.sum(dtype=np.float64))):
+                raise BackendError(
+                    f"detection tensor '{name}' holds NaN or infinity: nothing is published from it"
+                )
+        labels, cells, logits = self._peaks(heatmap[0])
+        order = np.argsort(-logits, kind="stable")
+        labels, cells, logits = labels[order], cells[order], logits[order]
+        terms = boxes[0].reshape(boxes.shape[1], -1)[:, cells].T
+        decoded = self._boxes_of(cells, terms)
+        kept = self._suppressed(decoded, labels)
+        count = len(kept)
+        self._boxes[:count] = decoded[kept]
+        self._scores[:count] = 1 / (1 + np.exp(-logits[kept]))
+        self._labels[:count] = labels[kept]
+        return Detections(
+            self._boxes[:count], self._scores[:count], self._labels[:count], self._spec.classes
+        )
+
+    def _peaks(self, heatmap: Float32) -> tuple[NDArray[np.intp], NDArray[np.intp], Float32]:
+        """Label, cell and logit of every local maximum above the threshold."""
+        labels, cells, logits = [], [], []
+        for label, plane in enumerate(heatmap):
+            np.greater(plane, self._threshold, out=self._above)
+            if not self._above.any():
+                continue
+            cv2.dilate(plane, self._kernel, dst=self._best)
+            np.equal(plane, self._best, out=self._peak)
+            np.logical_and(self._peak, self._above, out=self._peak)
+            found = np.flatnonzero(self._peak)
+            labels.append(np.full(len(found), label, np.intp))
+            cells.append(found)
+            logits.append(plane.reshape(-1)[found])
+        if not cells:
+            return np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0, np.float32)
+        return np.concatenate(labels), np.concatenate(cells), np.concatenate(logits)
+
+    def _boxes_of(self, cells: NDArray[np.intp], terms: Float32) -> Float32:
+        """X y z l w h yaw vx vy float32 [N, 9] from terms [N, 10]."""
+        row, column = np.divmod(cells, self._grid.columns)
+        out = np.empty((len(cells), 9), np.float32)
+        offset = np.clip(terms[:, :2], -LARGEST_OFFSET, LARGEST_OFFSET)
+        out[:, 0] = self._grid.x_min + (row + 0.5 + offset[:, 0]) * self._grid.cell
+        out[:, 1] = self._grid.y_min + (column + 0.5 + offset[:, 1]) * self._grid.cell
+        out[:, 2] = terms[:, 2]
+        out[:, 3:6] = np.exp(np.clip(terms[:, 3:6], -LARGEST_LOG, LARGEST_LOG))
+        out[:, 6] = np.arctan2(terms[:, 6], terms[:, 7])
+        out[:, 7:9] = terms[:, 8:10]
+        return out
+
+    def _suppressed(self, boxes: Float32, labels: NDArray[np.intp]) -> list[int]:
+        """Indices to keep of boxes by falling score: no two of a class nearer than its radius."""
+        kept: list[int] = []
+        alive = np.ones(len(boxes), np.bool_)
+        radii = self._spec.nms_radius
+        for index, label in enumerate(labels.tolist()):
+            if not alive[index]:
+                continue
+            kept.append(index)
+            if len(kept) == self._spec.max_detections:
+                break
+            rest = slice(index + 1, None)
+            apart = boxes[rest, :2] - boxes[index, :2]
+            near = np.einsum("ij,ij->i", apart, apart) < radii[label] ** 2
+            alive[rest] &= ~(near & (labels[rest] == label))
+        return kept
