@@ -17,6 +17,9 @@ LARGEST_LOG = 4.0
 """No object is longer than e^4 = 55 m, whatever the network says."""
 LARGEST_OFFSET = 2.0
 """Cells that a centre may lie beside its peak."""
+CANDIDATES = 2
+"""Peaks that are looked at for each detection that may be returned, best first. A heatmap that is
+high everywhere must not cost more than one of a crowded street."""
 
 
 class DetectionDecoder:
@@ -32,6 +35,7 @@ class DetectionDecoder:
     def __init__(self, spec: Detection, grid: BevGrid) -> None:
         self._spec, self._grid = spec, grid
         self._threshold = math.log(spec.score_threshold / (1 - spec.score_threshold))
+        self._squared_radii = np.square(np.array(spec.nms_radius, np.float32))
         self._best = np.empty(grid.shape, np.float32)
         self._peak = np.empty(grid.shape, np.bool_)
         self._above = np.empty(grid.shape, np.bool_)
@@ -40,12 +44,16 @@ class DetectionDecoder:
         self._scores = np.zeros(spec.max_detections, np.float32)
         self._labels = np.zeros(spec.max_detections, np.int32)
 
-    def decode(self, heatmap: Float32, boxes: Float32) -> Detections:
+    def decode(
+        self, heatmap: Float32, boxes: Float32, observed: NDArray[np.bool_] | None = None
+    ) -> Detections:
         """Decodes one output.
 
         Args:
             heatmap: logits float32 [1, classes, rows, columns].
             boxes: terms float32 [1, 10, rows, columns].
+            observed: bool [rows, columns], cells that a live sensor looks at; what peaks elsewhere
+                is no detection. None for all.
 
         Returns:
             Boxes by falling score.
@@ -59,8 +67,12 @@ class DetectionDecoder:
                 raise BackendError(
                     f"detection tensor '{name}' holds NaN or infinity: nothing is published from it"
                 )
-        labels, cells, logits = self._peaks(heatmap[0])
-        order = np.argsort(-logits, kind="stable")
+        labels, cells, logits = self._peaks(heatmap[0], observed)
+        limit = CANDIDATES * self._spec.max_detections
+        if len(logits) > limit:
+            best = np.argpartition(-logits, limit)[:limit]
+            labels, cells, logits = labels[best], cells[best], logits[best]
+        order = np.lexsort((cells, labels, -logits))
         labels, cells, logits = labels[order], cells[order], logits[order]
         terms = boxes[0].reshape(boxes.shape[1], -1)[:, cells].T
         decoded = self._boxes_of(cells, terms)
@@ -73,8 +85,10 @@ class DetectionDecoder:
             self._boxes[:count], self._scores[:count], self._labels[:count], self._spec.classes
         )
 
-    def _peaks(self, heatmap: Float32) -> tuple[NDArray[np.intp], NDArray[np.intp], Float32]:
-        """Label, cell and logit of every local maximum above the threshold."""
+    def _peaks(
+        self, heatmap: Float32, observed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp], Float32]:
+        """Label, cell and logit of every observed local maximum above the threshold."""
         labels, cells, logits = [], [], []
         for label, plane in enumerate(heatmap):
             np.greater(plane, self._threshold, out=self._above)
@@ -83,6 +97,8 @@ class DetectionDecoder:
             cv2.dilate(plane, self._kernel, dst=self._best)
             np.equal(plane, self._best, out=self._peak)
             np.logical_and(self._peak, self._above, out=self._peak)
+            if observed is not None:
+                np.logical_and(self._peak, observed, out=self._peak)
             found = np.flatnonzero(self._peak)
             labels.append(np.full(len(found), label, np.intp))
             cells.append(found)
@@ -104,19 +120,14 @@ class DetectionDecoder:
         out[:, 7:9] = terms[:, 8:10]
         return out
 
-    def _suppressed(self, boxes: Float32, labels: NDArray[np.intp]) -> list[int]:
+    def _suppressed(self, boxes: Float32, labels: NDArray[np.intp]) -> NDArray[np.intp]:
         """Indices to keep of boxes by falling score: no two of a class nearer than its radius."""
-        kept: list[int] = []
+        x, y = boxes[:, 0], boxes[:, 1]
+        apart = np.square(x[:, None] - x) + np.square(y[:, None] - y)
+        near = (apart < self._squared_radii[labels]) & (labels[:, None] == labels)
+        near = np.triu(near, k=1)  # only the better of two drops the other
         alive = np.ones(len(boxes), np.bool_)
-        radii = self._spec.nms_radius
-        for index, label in enumerate(labels.tolist()):
-            if not alive[index]:
-                continue
-            kept.append(index)
-            if len(kept) == self._spec.max_detections:
-                break
-            rest = slice(index + 1, None)
-            apart = boxes[rest, :2] - boxes[index, :2]
-            near = np.einsum("ij,ij->i", apart, apart) < radii[label] ** 2
-            alive[rest] &= ~(near & (labels[rest] == label))
-        return kept
+        for index in np.flatnonzero(near.any(axis=1)).tolist():
+            if alive[index]:
+                alive &= ~near[index]
+        return np.flatnonzero(alive)[: self._spec.max_detections]

@@ -185,8 +185,9 @@ class MapOutput(Strict):
 
 
 class Pillars(Strict):
-    """How a cloud becomes the tensor float32 [1, 8 + slices, rows, columns] of the LiDAR branch; see
-    `pillars.PillarEncoder`. The pillars cover the model's grid in cells of `cell` metres.
+    """How a cloud becomes the tensor float32 [1, 8 + slices, rows, columns] of the LiDAR branch.
+
+    See `pillars.PillarEncoder`. The pillars cover the model's grid in cells of `cell` metres.
     """
 
     kind: Literal["pillars"]
@@ -230,7 +231,7 @@ class Detection(Strict):
     boxes: str
     classes: tuple[Name, ...] = Field(min_length=1)
     score_threshold: float = Field(gt=0, lt=1)
-    max_detections: int = Field(ge=1, le=5000)
+    max_detections: int = Field(ge=1, le=1000)
     nms_radius: tuple[Annotated[float, Field(ge=0, le=20)], ...]
 
     @model_validator(mode="after")

@@ -201,7 +201,7 @@ def cameras_taken(manifest: Manifest, rig: Rig) -> tuple[str, ...]:
 
 
 def lidar_taken(manifest: Manifest, rig: Rig) -> str | None:
-    """The rig's LiDAR if the model takes one; `lidar` if the rig has none, as a name for reports."""
+    """The rig's LiDAR if the model takes one; where the rig has none, `lidar` as a name for it."""
     if manifest.lidar is None:
         return None
     return rig.lidar.name if rig.lidar is not None else "lidar"

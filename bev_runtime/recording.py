@@ -14,10 +14,11 @@ from bev_runtime.types import BevOutput, Calibration, Detections, Mode, Snapshot
 
 
 class RecordingPipeline:
-    """Takes all cameras of the rig; each step returns an output without content."""
+    """Takes all cameras of the rig, and no LiDAR; each step returns an output without content."""
 
     def __init__(self, rig: Rig) -> None:
         self.cameras = tuple(rig.cameras)
+        self.lidar: str | None = None
         self._frame_id = rig.base_frame
 
     def step(

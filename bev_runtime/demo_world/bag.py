@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,7 +165,7 @@ def write_truth(
     grid: BevGrid,
     rows: Sequence[tuple[int, NDArray[np.bool_], Float64]],
     layers: Sequence[str] = TRUTH_LAYERS,
-    **more: NDArray[np.bool_],
+    **more: Any,  # noqa: ANN401 (numpy types its own options the same way)
 ) -> None:
     """Writes the true maps of a bag.
 

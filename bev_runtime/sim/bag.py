@@ -1,4 +1,4 @@
-"""Drives a vehicle through a town and records its sensors as a ROS 2 bag with the truth beside it."""
+"""Drives through a town and records the sensors as a ROS 2 bag, with the truth beside it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from bev_runtime.errors import BagError, ConfigError
 from bev_runtime.geometry import Float64, pixel_scaling, quaternion_from_rotation
 from bev_runtime.sim.agents import CLASSES
 from bev_runtime.sim.agents import Path as AgentPath
+from bev_runtime.sim.caster import Caster
 from bev_runtime.sim.ground import LAYERS
 from bev_runtime.sim.lidars import take_sweep
 from bev_runtime.sim.pictures import PictureMaker, View, random_finish
@@ -211,7 +212,7 @@ def _turning(drive: _Drive, seconds: float) -> Callable[[float], Float64]:
 
 def _note(
     drive: _Drive,
-    caster: Any,
+    caster: Caster,
     stamp_ns: int,
     seconds: float,
     hits: NDArray[np.int64] | None,

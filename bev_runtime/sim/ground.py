@@ -110,7 +110,7 @@ def make_ground(roads: tuple[Road, ...], rng: np.random.Generator, half_size: fl
         canvas.fill(pavement, road.band(-road.profile.right - wide, road.profile.left + wide), 1)
         each.append(own)
         asphalt |= own
-    overlap = (sum(own.astype(np.int32) for own in each) > 1).astype(np.uint8)
+    overlap = (np.sum(each, axis=0) > 1).astype(np.uint8)
     junction = distance_to(overlap)
     asphalt = _rounded(asphalt, overlap, float(rng.uniform(3, 7)))
     clear = float(rng.uniform(2.5, 5.0))
@@ -206,7 +206,7 @@ def _draw_crossings(
     distance = junction[cells[:, 0], cells[:, 1]]
     outside = distance > clear
     places = [
-        (i, 1 if outside[i + 1] else -1)
+        (int(i), 1 if outside[i + 1] else -1)
         for i in np.flatnonzero(outside[1:] != outside[:-1])
         if rng.random() < 0.7
     ]

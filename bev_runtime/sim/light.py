@@ -14,8 +14,8 @@ Float32 = NDArray[np.float32]
 @dataclass(frozen=True, slots=True)
 class Light:
     """`sun`: float32 [3], unit, towards the sun. `direct` and `ambient`: RGB float32 [3], light of
-    sun and sky (1 = normal). `zenith`, `horizon`: RGB float32 [3] of the sky in 0..255. `haze`: 1/m.
-    `cloudiness`: 0..1. `wetness`: 0..1, how much the road mirrors the sky.
+    sun and sky (1 = normal). `zenith`, `horizon`: RGB float32 [3] of the sky in 0..255. `haze`:
+    1/m. `cloudiness`: 0..1. `wetness`: 0..1, how much the road mirrors the sky.
     """
 
     sun: Float32
@@ -70,6 +70,6 @@ def random_light(rng: np.random.Generator) -> Light:
     haze = float(rng.choice([0.0005, 0.002, 0.008], p=[0.6, 0.3, 0.1]))
     wetness = float(rng.choice([0.0, 0.5], p=[0.85, 0.15]))
     cloudiness = float(rng.uniform(0, 0.8))
-    arrays = (direct, ambient, zenith * dim, horizon * dim)
-    direct, ambient, zenith, horizon = (np.asarray(a, np.float32) for a in arrays)
-    return Light(sun, direct, ambient, zenith, horizon, haze, cloudiness, wetness)
+    colours = (direct, ambient, zenith * dim, horizon * dim)
+    a, b, c, d = (np.asarray(colour, np.float32) for colour in colours)
+    return Light(sun, a, b, c, d, haze, cloudiness, wetness)

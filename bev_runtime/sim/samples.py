@@ -128,7 +128,7 @@ def save_sample(path: Path, sample: Arrays) -> None:
     """Writes a sample; an interrupted write leaves no file of that name."""
     part = path.with_suffix(".part")
     with part.open("wb") as file:
-        np.savez(file, **sample)
+        np.savez(file, **dict[str, Any](sample))
     part.replace(path)
 
 

@@ -114,7 +114,7 @@ def _surface(town: Town, index: int, seconds: float) -> tuple[Float32, Float32]:
 def _inside(view: View, points: Float32) -> NDArray[np.bool_]:
     """Which points float32 [N, 3] of the town fall into the picture."""
     local = transform_points(invert_rigid(view.town_from_camera), points.astype(np.float64))
-    pixels, visible = project(view.camera, local)
+    pixels, visible = project(view.camera, np.asarray(local, np.float64))
     width, height = view.camera.size
     with np.errstate(invalid="ignore"):
         inside = (pixels > -0.5).all(axis=1) & (pixels < np.array([width, height]) - 0.5).all(

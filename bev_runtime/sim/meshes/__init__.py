@@ -7,15 +7,15 @@ from collections.abc import Callable
 import numpy as np
 
 from bev_runtime.errors import ConfigError
-from bev_runtime.sim.meshes import furniture, people, vehicles
+from bev_runtime.sim.meshes import furniture, lorries, people, vehicles
 from bev_runtime.sim.meshes.primitives import Mesh, box, merge, transform
 
 Size = tuple[float, float, float]
 
 OBJECTS: dict[str, Callable[[np.random.Generator], tuple[Mesh, Size]]] = {
     "car": vehicles.car,
-    "truck": vehicles.truck,
-    "bus": vehicles.bus,
+    "truck": lorries.truck,
+    "bus": lorries.bus,
     "pedestrian": people.pedestrian,
     "motorcycle": vehicles.motorcycle,
     "bicycle": vehicles.bicycle,

@@ -120,10 +120,10 @@ def tree(rng: np.random.Generator) -> Mesh:
     wide = float(rng.uniform(0.18, 0.32)) * height
     for _ in range(int(rng.integers(2, 6))):
         shift = rng.normal(0, 0.35, 3) * wide
-        radius = wide * rng.uniform(0.55, 0.95, 3)
+        axes = wide * rng.uniform(0.55, 0.95, 3)
         centre = (shift[0], shift[1], (clear + height) / 2 + shift[2] * 0.6)
         shade = tuple(green * float(rng.uniform(0.8, 1.2)))
-        parts.append(icosphere(radius, centre, Material.FOLIAGE, shade, rng=rng, jitter=0.16))
+        parts.append(icosphere(axes, centre, Material.FOLIAGE, shade, rng=rng, jitter=0.16))
     return merge(parts)
 
 

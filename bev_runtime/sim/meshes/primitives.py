@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Float32 = NDArray[np.float32]
-Colour = Sequence[float]
+Colour = Sequence[float] | NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,7 @@ def loft(sections: Sequence[tuple[float, Float32]], material: int, colour: Colou
 
 
 def icosphere(
-    radius: Sequence[float],
+    radius: Sequence[float] | NDArray[Any],
     centre: Sequence[float],
     material: int,
     colour: Colour,

@@ -32,6 +32,7 @@ Z_RANGE = (-3.0, 6.0)
 MAX_CAMERAS = 6
 _NO_POINTS = np.zeros(0, np.int32)
 IMAGE_MEAN, IMAGE_STD = 127.0, 128.0
+MIRROR_Y = np.diag([1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,6 @@ class Switches:
     lost_views: float = 0.35
     corrupt: float = 1.0
     turn: bool = True
-
-
-PLAIN = Switches(0.0, 0.0, 0.0, 0.0, turn=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +134,19 @@ class ExampleMaker:
             pillars = self._pillars.encode(moved)[0].copy()
             x, y, _ = (world[:3, :3] @ sample["lidar_position"]).tolist()
             self._coverage.find(moved, (x, y), lidar_mask)
+        mirrored = bool(np.linalg.det(world[:3, :3]) < 0)
         geometry, ranks = self._lift(sample, views, world, camera_mask)
-        images = corrupt_images(spoil, sample["images"][views])
+        images, depth = sample["images"][views], sample["depth"][views].astype(np.float32)
+        if mirrored:  # or a car that drives to the left would be one that drives to the right
+            images, depth = images[:, :, ::-1], depth[:, :, ::-1].copy()
+        images = corrupt_images(spoil, np.ascontiguousarray(images))
         tensor = (images.transpose(0, 3, 1, 2).astype(np.float32) - IMAGE_MEAN) / IMAGE_STD
-        seen = (camera_mask, lidar_mask)
+        seen = (without_holes(camera_mask), lidar_mask)
         targets = Targets(
             **box_targets(sample, counts, world, seen, MODEL_GRID),
             **map_targets(sample, world, seen, MODEL_GRID),
         )
-        masks = [mask[None].astype(np.float32) for mask in seen]
-        depth = sample["depth"][views].astype(np.float32)
+        masks = [mask[None].astype(np.float32) for mask in (camera_mask, lidar_mask)]
         return Example(tensor, geometry, depth, ranks, pillars, *masks, targets)
 
     def _lift(
@@ -157,14 +158,17 @@ class ExampleMaker:
     ) -> tuple[NDArray[np.float32], tuple[NDArray[np.int32], ...]]:
         """Geometry channels and the pooling table of the live cameras; fills the mask."""
         to_feature = pixel_scaling(1 / STRIDE, 1 / STRIDE)
+        mirrored = bool(np.linalg.det(world[:3, :3]) < 0)
         cameras, poses = [], []
         for view in views:
-            pose = sample["ego_from_camera"][view]
-            camera = make_camera(
-                sample["intrinsics"][view], self._zero, (IMAGE_WIDTH, IMAGE_HEIGHT), pose
-            )
+            pose, intrinsics = sample["ego_from_camera"][view], sample["intrinsics"][view]
+            turn = world
+            if mirrored:
+                pose, intrinsics = mirrored_camera(pose, intrinsics)
+                turn = world @ MIRROR_Y
+            camera = make_camera(intrinsics, self._zero, (IMAGE_WIDTH, IMAGE_HEIGHT), pose)
             cameras.append(scale_camera(camera, to_feature, FEATURE_SIZE))
-            poses.append(world @ pose)
+            poses.append(turn @ pose)
         if not cameras:
             empty = np.zeros(0, np.int32)
             width, height = FEATURE_SIZE
@@ -197,6 +201,31 @@ class ExampleMaker:
             world[:2, 1] *= -1
         world[:3, :3] *= scale
         return world
+
+
+def mirrored_camera(
+    pose: NDArray[np.float64], intrinsics: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Pose and intrinsics of the camera that sees the mirrored world (y to -y) in the picture
+    flipped left to right.
+
+    Args:
+        pose: float64 [4, 4], ego_from_camera.
+        intrinsics: float64 [3, 3], pixels of the network's input.
+    """
+    flipped = intrinsics.copy()
+    flipped[0, 2] = IMAGE_WIDTH - 1 - intrinsics[0, 2]
+    flipped[0, 1] = -intrinsics[0, 1]
+    return MIRROR_Y @ pose @ np.diag([-1.0, 1.0, 1.0, 1.0]), flipped
+
+
+def without_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A coverage, bool [rows, columns], with the cells between far rays filled in.
+
+    Rays of neighbouring pixels are more than a cell apart beyond 30 m: with cameras alone, a third
+    of the objects and 38 % of the map would otherwise not be taught (30 simulated samples).
+    """
+    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5))) > 0
 
 
 def collate(examples: list[Example]) -> Batch:

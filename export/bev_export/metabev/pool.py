@@ -51,7 +51,8 @@ def _backward(
     grad_feat: NDArray[np.float32],
 ) -> None:
     ranks_depth, ranks_feat, ranks_bev = ranks[0], ranks[1], ranks[2]
-    for group in numba.prange(len(groups) - 1):  # samples share no feature, so none is written twice
+    # Samples share no feature, so no thread writes where another does.
+    for group in numba.prange(len(groups) - 1):
         for point in range(groups[group], groups[group + 1]):
             grad = grad_out[ranks_bev[point]]
             row = feat[ranks_feat[point]]
@@ -67,8 +68,10 @@ def _backward(
 class BevPool(torch.autograd.Function):
     """out[cell] = sum over the cell's points of depth * feat; see the operator in docs.
 
-    `apply(depth [N, D, H, W], feat [N, H, W, C], *table, size, groups)` gives [1, rows, columns, C].
-    `groups`: int64 [B + 1], the points of each of B samples whose cameras and cells are apart.
+    `apply(depth [N, D, H, W], feat [N, H, W, C], *table, size, groups)` gives
+    [1, rows, columns, C]. `groups`: int64 [B + 1], the points of each of B samples whose cameras
+    and cells are apart; only the gradient needs it. Each element of `depth` is in the table once
+    at most, as lift-splat makes it.
     """
 
     @staticmethod
@@ -97,6 +100,9 @@ class BevPool(torch.autograd.Function):
     def symbolic(g: Any, depth: Any, feat: Any, *rest: Any) -> Any:  # noqa: ANN401
         """The node of the exported graph."""
         *table, size, _ = rest
-        return g.op(
+        node = g.op(
             "bev_runtime::BevPool", depth, feat, *table, out_height_i=size[0], out_width_i=size[1]
         )
+        channels = feat.type().sizes()[-1]
+        node.setType(feat.type().with_sizes([1, *size, channels]))
+        return node

@@ -78,7 +78,7 @@ def _match(
             if weight[label, row, column] == 0:
                 continue
             spot = np.array([row, column]) + boxes[:2, row, column] + 0.5
-            distance = np.hypot(*(places - spot).T) * MODEL_GRID.cell if len(places) else np.empty(0)
+            distance = np.hypot(*(places - spot).T) * MODEL_GRID.cell
             distance = np.where(free, distance, np.inf)
             hit = len(distance) > 0 and distance.min() < MATCH_M
             if hit:

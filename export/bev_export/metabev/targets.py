@@ -25,8 +25,8 @@ HIDDEN_WEIGHT = 0.35
 @dataclass(frozen=True, slots=True)
 class Targets:
     """`heat` float32 [8, 128, 128] and `heat_weight` the same shape (0 where the truth cannot be
-    seen by any live sensor); `cells` int64 [160] (row * 128 + column), `terms` float32 [160, 10] and
-    `present` float32 [160] of the objects; `map` float32 [3, 128, 128] and `map_weight`
+    seen by any live sensor); `cells` int64 [160] (row * 128 + column), `terms` float32 [160, 10]
+    and `present` float32 [160] of the objects; `map` float32 [3, 128, 128] and `map_weight`
     [128, 128].
     """
 
@@ -143,7 +143,9 @@ def map_targets(
     to_source = np.column_stack([linear, offset])
     size = (grid.columns * dense, grid.rows * dense)
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    planes = np.stack([cv2.warpAffine(layer, to_source, size, flags=flags) for layer in sample["map"]])
+    planes = np.stack(
+        [cv2.warpAffine(layer, to_source, size, flags=flags) for layer in sample["map"]]
+    )
     blocks = planes.reshape(len(planes), grid.rows, dense, grid.columns, dense)
     share = blocks.astype(np.float32).mean(axis=(2, 4))
     layers = np.stack([share[0] > 0.5, share[1] > 0, share[2] > 0.5]).astype(np.float32)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from bev_export.metabev.data import PLAIN, Batch, ExampleMaker, Switches, collate
+from bev_export.metabev.data import Batch, ExampleMaker, Switches, collate
 from bev_export.metabev.losses import WEIGHTS, depth_loss, detection_losses, map_losses
 from bev_export.metabev.model import CONTEXT, GRID, MetaBev
 from bev_export.metabev.quick_look import quick_look
@@ -29,27 +29,13 @@ CHECKPOINT_S = 300.0
 Losses = dict[str, torch.Tensor]
 
 
-def add_command(subparsers: Any) -> None:  # noqa: ANN401
-    """Adds the command."""
-    parser = subparsers.add_parser("train-metabev", help="train metabev_tiny on simulated samples")
-    parser.add_argument("samples", type=Path, help="folder of `bev-runtime simulate samples`")
-    parser.add_argument("--val", type=Path, help="held-out samples, for a quick look on the way")
-    parser.add_argument("--encoder", type=Path, help="trained EfficientNet-Lite0 as ONNX")
-    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint and log")
-    parser.add_argument("--minutes", type=float, default=100.0, help="default: %(default)s")
-    parser.add_argument("--batch", type=int, default=4, help="default: %(default)s")
-    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
-    parser.add_argument("--start", type=Path, help="a checkpoint whose weights to begin with")
-    parser.add_argument("--look-every", type=float, default=15.0, help="minutes between looks")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.set_defaults(run=run)
-
-
 def run(args: argparse.Namespace) -> str:
     """Trains until the time is up; goes on from OUT/last.pt if that is there."""
     files = sorted(args.samples.glob("*.npz"))
     if not files:
-        raise ExportError(f"{args.samples} holds no .npz: make some with bev-runtime simulate samples")
+        raise ExportError(
+            f"{args.samples} holds no .npz: make some with bev-runtime simulate samples"
+        )
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(args, files)
@@ -145,7 +131,9 @@ class Trainer:
         if done < WARM_UP:
             rate = peak * (0.05 + 0.95 * done / WARM_UP)
         else:
-            rate = peak * max(0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))), 0.003)
+            rate = peak * max(
+                0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))), 0.003
+            )
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["scale"]
         return rate
@@ -203,7 +191,9 @@ def batch_losses(model: MetaBev, batch: Batch) -> Losses:
     """All losses of a batch."""
     heat, boxes, layers, logits = forward(model, batch)
     losses = detection_losses(heat, boxes, batch.targets) | map_losses(layers, batch.targets)
-    losses["depth"] = depth_loss(logits.float(), batch.depth) if logits is not None else torch.zeros(())
+    losses["depth"] = (
+        depth_loss(logits.float(), batch.depth) if logits is not None else torch.zeros(())
+    )
     return losses
 
 
@@ -228,6 +218,3 @@ def prefetched(files: list[Path], size: int, seed: int, threads: int = 1) -> Ite
         if isinstance(batch, BaseException):
             raise batch
         yield batch
-
-
-__all__ = ["PLAIN", "Trainer", "add_command", "batch_losses", "forward", "prefetched", "run"]
