@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := bev_runtime export tests setup.py
+EXTRAS ?= test,sim,view
 STAMP := $(VENV)/.installed
 
 .PHONY: help demo test bench lint format native clean
@@ -15,10 +16,10 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 $(STAMP): $(BIN)/python setup.cfg setup.py pyproject.toml plugins/CMakeLists.txt $(wildcard plugins/src/* plugins/include/*/*)
-	$(BIN)/python -m pip install -qq --editable '.[test]'
+	$(BIN)/python -m pip install -qq --editable '.[$(EXTRAS)]'
 	touch $@
 
-demo: $(STAMP) ## make a bag of a small drawn world, replay it, lose two cameras, leave pictures in demo_out/
+demo: $(STAMP) ## drive through a simulated town, lose the LiDAR and two cameras, leave pictures in demo_out/
 	$(BIN)/bev-runtime demo --out demo_out
 
 test: $(STAMP) ## all tests (those that need the real data pack skip where it is absent)

@@ -48,7 +48,8 @@ class _Record:
 class HealthMonitor:
     """Keeps a record per sensor.
 
-    A sensor is lost at once when it is silent for its timeout; it is trusted again after
+    A sensor is lost at once when it is silent for its timeout. One that starts late is trusted from
+    its first sample; one that was there and was lost is trusted again after
     `recovery_samples` good samples in a row and not before `min_dwell_s` after the loss, so that a
     flapping sensor does not make the mode flap.
     """
@@ -65,6 +66,7 @@ class HealthMonitor:
         """Notes a good sample. `fingerprint`: a hash of its payload, to notice a frozen sensor."""
         record = self._records[name]
         self._start(now_ns)
+        is_first = record.last_good_ns is None
         gap = record.last_good_ns is not None and now_ns - record.last_good_ns > record.timeout_ns
         if gap and record.state is SensorState.OK:
             self._lose(record, now_ns, "")  # a step of time without a report in between
@@ -73,9 +75,9 @@ class HealthMonitor:
         record.last_rejection = ""
         if fingerprint is not None:
             self._compare(record, fingerprint, now_ns)
-        if record.state is SensorState.WAITING or (
-            record.state is SensorState.LOST and self._recovered(name, record, now_ns)
-        ):
+        # A sensor that starts late has nothing to recover from.
+        trusted = is_first or self._recovered(name, record, now_ns)
+        if record.state is SensorState.WAITING or (record.state is SensorState.LOST and trusted):
             record.state, record.cause, record.since_ns = SensorState.OK, "", now_ns
 
     def rejected(self, name: str, reason: str, now_ns: int) -> None:
@@ -86,6 +88,10 @@ class HealthMonitor:
         self._start(now_ns)
         record.good_in_a_row = 0
         record.last_rejection = reason
+
+    def is_lost(self, name: str) -> bool:
+        """Whether the last report found a sensor lost and it has not recovered since."""
+        return self._records[name].state is SensorState.LOST
 
     def report(self, now_ns: int) -> HealthReport:
         """The state of every sensor now; losses are noticed here."""
@@ -136,7 +142,8 @@ class HealthMonitor:
         """Identical payloads for `frozen_samples` while most (other) live cameras change.
 
         A rig whose cameras all stand still together (a paused simulator, a bag that repeats one
-        frame) is not frozen.
+        frame) is not frozen. A LiDAR without a live camera to compare it with is frozen if its
+        sweeps used to differ: range noise makes every sweep another one.
         """
         limit, record = self._timing.frozen_samples, self._records[name]
         if not limit or record.repeats < limit:
@@ -146,6 +153,8 @@ class HealthMonitor:
             for camera, other in self._records.items()
             if camera in self._cameras and camera != name and other.state is SensorState.OK
         ]
+        if not others and name not in self._cameras:
+            return record.last_change_ns is not None
         return sum(others) * 2 > len(others)
 
     def _cause(self, name: str, record: _Record, silent_ns: int) -> str:

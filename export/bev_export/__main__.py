@@ -6,9 +6,10 @@ import argparse
 import sys
 
 from bev_export import twinlite
+from bev_export.metabev import commands as metabev
 from bev_export.package import ExportError
 
-COMMANDS = (twinlite,)
+COMMANDS = (twinlite, metabev)
 """Each module has `add_command(subparsers)`, which sets `run` to a function of the parsed
 arguments.
 """

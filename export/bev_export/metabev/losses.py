@@ -8,8 +8,8 @@ from torch.nn import functional
 from bev_export.metabev import model as spec
 
 TERM_WEIGHTS = (2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.5, 1.5, 0.1, 0.1)
-MAP_POSITIVE = (1.0, 2.5, 2.0)
-WEIGHTS = {"heat": 1.0, "box": 0.5, "map": 1.5, "dice": 0.5, "depth": 0.5}
+MAP_POSITIVE = (1.0, 2.5, 3.0)
+WEIGHTS = {"heat": 1.0, "box": 0.5, "map": 2.5, "dice": 1.0, "depth": 0.5}
 
 
 def detection_losses(

@@ -148,31 +148,27 @@ class Fusion(nn.Module):
         camera = torch.where(camera_mask > 0.5, camera, zero)
         lidar = torch.where(lidar_mask > 0.5, lidar, zero)
         query = self.query(torch.cat([camera, lidar], dim=1)) + self.row + self.column
-        camera_key, camera_value = self.camera(camera).chunk(2, dim=1)
-        lidar_key, lidar_value = self.lidar(lidar).chunk(2, dim=1)
+        camera_key, camera_value = self.camera(camera).split(CONTEXT, dim=1)
+        lidar_key, lidar_value = self.lidar(lidar).split(CONTEXT, dim=1)
         scores = [
             self._score(query, camera_key) + (1 - camera_mask) * MASKED,
             self._score(query, lidar_key) + (1 - lidar_mask) * MASKED,
             self._score(query, self.null_key),
         ]
-        shares = torch.stack(scores, dim=0).softmax(dim=0)
+        shares = torch.stack(scores, dim=0).softmax(dim=0).unsqueeze(3)
         mixed = (
-            self._spread(shares[0]) * camera_value
-            + self._spread(shares[1]) * lidar_value
-            + self._spread(shares[2]) * self.null_value
+            shares[0] * self._by_head(camera_value)
+            + shares[1] * self._by_head(lidar_value)
+            + shares[2] * self.null_value.view(1, HEADS, CONTEXT // HEADS, 1, 1)
         )
-        return self.out(mixed)
+        return self.out(mixed.reshape(-1, CONTEXT, GRID, GRID))
 
     @staticmethod
-    def _score(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        product = query * key
-        batch, channels, rows, columns = product.shape
-        parts = product.view(batch, HEADS, channels // HEADS, rows, columns)
-        return parts.sum(dim=2) * (channels // HEADS) ** -0.5
+    def _by_head(features: torch.Tensor) -> torch.Tensor:
+        return features.reshape(-1, HEADS, CONTEXT // HEADS, GRID, GRID)
 
-    @staticmethod
-    def _spread(share: torch.Tensor) -> torch.Tensor:
-        return share.repeat_interleave(CONTEXT // HEADS, dim=1)
+    def _score(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return self._by_head(query * key).sum(dim=2) * (CONTEXT // HEADS) ** -0.5
 
 
 class Head(nn.Module):

@@ -100,9 +100,6 @@ class BevPool(torch.autograd.Function):
     def symbolic(g: Any, depth: Any, feat: Any, *rest: Any) -> Any:  # noqa: ANN401
         """The node of the exported graph."""
         *table, size, _ = rest
-        node = g.op(
+        return g.op(
             "bev_runtime::BevPool", depth, feat, *table, out_height_i=size[0], out_width_i=size[1]
         )
-        channels = feat.type().sizes()[-1]
-        node.setType(feat.type().with_sizes([1, *size, channels]))
-        return node

@@ -18,7 +18,7 @@ MAX_OBJECTS = 160
 MIN_VISIBILITY = 0.1
 WIDE_HALF, WIDE_CELL = 72.0, 0.4
 """The samples' maps reach further than the grid, so that they can be turned."""
-HIDDEN_WEIGHT = 0.35
+HIDDEN_WEIGHT = 0.25
 """Of map cells that a live sensor looks towards but has no line of sight to."""
 
 
