@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,9 +7,12 @@ import pytest
 from bev_runtime.bags import Bag
 from bev_runtime.cli import main
 from bev_runtime.demo_world import BagOptions, DemoRig, load_truth, nuscenes_like_rig
+from bev_runtime.demo_world.bag import moments
 from bev_runtime.errors import BagError, ConfigError
+from bev_runtime.rig import load_rig
 from bev_runtime.sim.bag import write_bag
 from bev_runtime.sim.factory import write_samples
+from bev_runtime.sim.rigs import rig_of
 from bev_runtime.sim.samples import SampleOptions
 from bev_runtime.sim.town import make_town
 
@@ -112,5 +116,24 @@ def test_samples_are_made_once_and_by_several_processes(tmp_path):
 
 def test_simulate_says_what_is_wrong_with_its_arguments(tmp_path, capsys):
     assert main(["simulate", "bag", str(tmp_path / "b"), "--rig", "tank"]) == 2
-    assert "expected one of nuscenes, shuttle" in capsys.readouterr().err.replace("\n", " ")
+    assert "expected a file or one of nuscenes, shuttle" in capsys.readouterr().err.replace("\n", " ")
     assert main(["simulate", "bag", str(tmp_path / "b"), "--seconds", "0"]) == 2
+
+
+def test_a_rig_file_is_simulated_with_its_poses_and_rates():
+    file = Path(__file__).parents[1] / "launch" / "rigs" / "calibrated.yaml"
+    rig, built_in = rig_of(load_rig(file), "beams64"), nuscenes_like_rig()
+    assert len(rig.lidar.elevations_deg) == 64
+    for ours, theirs in zip(rig.cameras, built_in.cameras, strict=True):
+        assert ours.name == theirs.name
+        assert np.allclose(ours.model.ego_from_camera, theirs.model.ego_from_camera, atol=1e-5)
+    options = BagOptions(duration_s=1.0, rate_hz=2.0)
+    sensors = [s.name for _, s in moments(rig, options) if s is not None]
+    assert sensors.count("CAM_FRONT") == 12
+    assert sensors.count("LIDAR_TOP") == 20
+
+
+def test_a_rig_file_without_calibration_is_refused_with_the_camera():
+    file = Path(__file__).parents[1] / "launch" / "rigs" / "nuscenes.yaml"
+    with pytest.raises(ConfigError, match="CAM_FRONT' has no calibration"):
+        rig_of(load_rig(file))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bev_runtime.cli.console import console, in_range, progress_bar
 from bev_runtime.errors import ConfigError
+from bev_runtime.rig import load_rig
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,7 +27,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     bag.add_argument("--lidar-rate", type=float, help="LiDAR Hz (default: as the cameras)")
     bag.add_argument("--speed", type=float, default=7.0, help="m/s (default %(default)s)")
     bag.add_argument("--start", type=float, default=60.0, help="metres along the road")
-    bag.add_argument("--rig", default="nuscenes", help="nuscenes or shuttle (default %(default)s)")
+    bag.add_argument(
+        "--rig",
+        default="nuscenes",
+        help="nuscenes, shuttle, or a rig file with calibration (default %(default)s)",
+    )
+    bag.add_argument("--lidar", default="beams32", help="beams of a rig file's LiDAR")
     bag.add_argument(
         "--scale", type=float, default=0.5, help="rendered over image size (default %(default)s)"
     )
@@ -52,13 +58,18 @@ def run_bag(args: argparse.Namespace) -> int:
     """Records one drive."""
     from bev_runtime.demo_world import BagOptions
     from bev_runtime.sim.bag import write_bag
-    from bev_runtime.sim.rigs import RIGS
+    from bev_runtime.sim.rigs import RIGS, rig_of
     from bev_runtime.sim.town import make_town
 
     in_range("--seed", args.seed, 0, 1 << 31)
     if not 0 < args.seconds <= 120:
         raise ConfigError(f"--seconds {args.seconds:g}: expected above 0 and at most 120")
-    _check_rig(args.rig, list(RIGS))
+    if args.rig in RIGS:
+        rig = RIGS[args.rig]()
+    elif Path(args.rig).is_file():
+        rig = rig_of(load_rig(Path(args.rig)), args.lidar)
+    else:
+        raise ConfigError(f"--rig {args.rig}: expected a file or one of {', '.join(RIGS)}")
     options = BagOptions(
         duration_s=args.seconds,
         rate_hz=args.rate,
@@ -73,7 +84,7 @@ def run_bag(args: argparse.Namespace) -> int:
         task = bar.add_task("driving through the town", total=None)
         write_bag(
             args.out,
-            RIGS[args.rig](),
+            rig,
             make_town(args.seed),
             options,
             motion_distortion=args.motion_distortion,

@@ -151,11 +151,12 @@ def moments(
     end = options.duration_s + 2 * POSE_MARGIN_S
     for i in range(round(end * POSE_HZ) + 1):
         yield i / POSE_HZ - POSE_MARGIN_S, None
-    for i in range(round(options.duration_s * options.rate_hz)):
-        for camera in rig.cameras:
-            yield i / options.rate_hz + camera.phase_s, camera
+    for camera in rig.cameras:
+        rate = camera.rate_hz or options.rate_hz
+        for i in range(round(options.duration_s * rate)):
+            yield i / rate + camera.phase_s, camera
     if rig.lidar is not None:
-        rate = options.lidar_rate_hz or options.rate_hz
+        rate = options.lidar_rate_hz or rig.lidar.rate_hz or options.rate_hz
         for i in range(round(options.duration_s * rate)):
             yield i / rate + rig.lidar.phase_s, rig.lidar
 

@@ -19,11 +19,14 @@ LAST_PHASE_S = 0.043
 
 @dataclass(frozen=True, slots=True)
 class DemoCamera:
-    """A camera by name. `phase_s`: delay of its stamps behind the rig's tick."""
+    """A camera by name. `phase_s`: delay of its stamps behind the rig's tick. `rate_hz`: its own, if
+    not that of the recording.
+    """
 
     name: str
     model: CameraModel
     phase_s: float = 0.0
+    rate_hz: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class DemoLidar:
     columns: int = 1080
     range_m: float = 80.0
     phase_s: float = LAST_PHASE_S
+    rate_hz: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

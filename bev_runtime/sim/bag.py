@@ -206,7 +206,8 @@ def _record_picture(
 
 def _turning(drive: _Drive, seconds: float) -> Callable[[float], Float64]:
     """Poses during the turn that ends at a time."""
-    rate = drive.options.lidar_rate_hz or drive.options.rate_hz
+    own = drive.rig.lidar.rate_hz if drive.rig.lidar is not None else None
+    rate = drive.options.lidar_rate_hz or own or drive.options.rate_hz
     return lambda part: drive.pose(seconds - (1 - part) / rate)
 
 

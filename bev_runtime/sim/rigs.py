@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from bev_runtime.demo_world.rigs import DemoLidar, DemoRig, Mount, demo_camera, nuscenes_like_rig
+from bev_runtime.demo_world.rigs import (
+    LAST_PHASE_S,
+    DemoCamera,
+    DemoLidar,
+    DemoRig,
+    Mount,
+    demo_camera,
+    nuscenes_like_rig,
+)
+from bev_runtime.errors import ConfigError
 from bev_runtime.geometry import rigid
+from bev_runtime.rig import Rig
 
 
 def shuttle_rig(size: tuple[int, int] = (1280, 800)) -> DemoRig:
@@ -33,6 +44,48 @@ def shuttle_rig(size: tuple[int, int] = (1280, 800)) -> DemoRig:
     place = rigid(np.eye(3), [0.6, 0.0, 2.25])
     lidar = DemoLidar("lidar", place, LIDARS["beams40"].elevations_deg, 1200)
     return DemoRig(cameras, lidar)
+
+
+def rig_of(config: Rig, lidar: str = "beams32") -> DemoRig:
+    """The sensors of a rig file, to be simulated.
+
+    Cameras are exposed one after the other within 43 ms, in the file's order, and the LiDAR's turn
+    ends with the last.
+
+    Args:
+        config: each camera needs `calibration` with `base_from_camera`, a LiDAR `base_from_lidar`.
+        lidar: beam layout, a name in LIDARS.
+
+    Raises:
+        ConfigError: a calibration is missing, or unknown beams.
+    """
+    if lidar not in LIDARS:
+        raise ConfigError(f"LiDAR '{lidar}' is unknown, expected one of: {', '.join(LIDARS)}")
+    cameras = []
+    for index, (name, camera) in enumerate(config.cameras.items()):
+        given = camera.calibration
+        if given is None or given.base_from_camera is None:
+            raise ConfigError(
+                f"camera '{name}' has no calibration with base_from_camera in the rig file: the "
+                "simulator must know where it is and what it sees"
+            )
+        phase_s = LAST_PHASE_S * index / max(len(config.cameras) - 1, 1)
+        model = given.camera_model(given.base_from_camera.matrix())
+        cameras.append(DemoCamera(name, model, phase_s, camera.rate_hz))
+    if config.lidar is None:
+        return DemoRig(tuple(cameras))
+    if config.lidar.base_from_lidar is None:
+        raise ConfigError(
+            f"LiDAR '{config.lidar.name}' has no base_from_lidar in the rig file: the simulator "
+            "must know where it is"
+        )
+    beams = replace(
+        LIDARS[lidar],
+        name=config.lidar.name,
+        ego_from_lidar=config.lidar.base_from_lidar.matrix(),
+        rate_hz=config.lidar.rate_hz,
+    )
+    return DemoRig(tuple(cameras), beams)
 
 
 def random_rig(rng: np.random.Generator) -> DemoRig:

@@ -14,8 +14,8 @@ from bev_runtime.sim.meshes.primitives import (
     cylinder,
     fitted,
     icosphere,
-    loft,
     merge,
+    skin,
     transform,
 )
 
@@ -70,11 +70,10 @@ def barrier(rng: np.random.Generator) -> tuple[Mesh, Size]:
             (-0.27, 0.2),
         ]
         ring = np.array([(y, z * height) for y, z in profile], np.float32)
-        half = width / 2
-        parts = [
-            loft([(-half, ring), (0, ring)], material, colours[0]),
-            loft([(0, ring), (half, ring)], material, colours[int(plastic)]),
-        ]
+        along = np.array([-0.5, 0.0, 0.5]) * width
+        surface = np.full((2, len(ring)), material)
+        shade = np.repeat(np.array(colours)[:, None], len(ring), axis=1)
+        parts = [skin(along, np.stack([ring] * 3), surface, shade)]
         size = (0.6, width, height)
     else:
         height = float(rng.uniform(0.9, 1.15))

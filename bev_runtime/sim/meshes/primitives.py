@@ -153,26 +153,51 @@ def loft(sections: Sequence[tuple[float, Float32]], material: int, colour: Colou
     """A skin through closed sections across x, with caps at both ends.
 
     Args:
-        sections: (x, float32 [N, 2] of y and z, counter-clockwise as seen from +x), by falling or
-            rising x; all with N corners.
+        sections: (x, float32 [N, 2] of y and z, counter-clockwise as seen from +x), in any order;
+            all with N corners, the first and last star-shaped about their mean corner.
         material: of all faces.
         colour: RGB.
     """
-    count = len(sections[0][1])
     ordered = sorted(sections, key=lambda section: section[0])
-    vertices = np.concatenate(
-        [np.column_stack([np.full(count, x), ring]) for x, ring in ordered]
-    ).astype(np.float32)
-    i = np.arange(count)
-    j = (i + 1) % count
-    faces = []
-    for k in range(len(ordered) - 1):
-        a, b = k * count, (k + 1) * count
-        faces += [np.stack([i + a, j + b, i + b], 1), np.stack([i + a, j + a, j + b], 1)]
-    fan = np.arange(1, count - 1)
-    zero, end = np.zeros_like(fan), (len(ordered) - 1) * count
-    faces += [np.stack([zero, fan + 1, fan], 1), np.stack([zero, fan, fan + 1], 1) + end]
-    return mesh(vertices, np.concatenate(faces), material, colour)
+    rings = np.stack([ring for _, ring in ordered])
+    shape = (len(ordered) - 1, rings.shape[1])
+    colours = np.broadcast_to(np.asarray(colour, np.float64), (*shape, 3))
+    return skin(np.array([x for x, _ in ordered]), rings, np.full(shape, material), colours)
+
+
+def skin(
+    x: NDArray[Any], rings: NDArray[Any], material: NDArray[Any], colour: NDArray[Any]
+) -> Mesh:
+    """A `loft` of which every panel has its own surface; the caps take that of the first edge.
+
+    Args:
+        x: [S] rising, metres.
+        rings: [S, N, 2], y and z of the corners, counter-clockwise as seen from +x.
+        material: [S - 1, N], of the panel between sections k and k + 1, corners i and i + 1.
+        colour: RGB [S - 1, N, 3].
+    """
+    count, corners = rings.shape[:2]
+    wall = np.concatenate([np.repeat(x, corners)[:, None], rings.reshape(-1, 2)], axis=1)
+    middles = np.concatenate([x[[0, -1], None], rings[[0, -1]].mean(axis=1)], axis=1)
+    i = np.arange(corners)
+    j = (i + 1) % corners
+    at = (np.arange(count - 1) * corners)[:, None]
+    first = np.stack([i + at, j + at + corners, i + at + corners], axis=-1).reshape(-1, 3)
+    second = np.stack([i + at, j + at, j + at + corners], axis=-1).reshape(-1, 3)
+    last, hub = (count - 1) * corners, count * corners
+    back = np.stack([j, i, np.full(corners, hub)], axis=1)
+    front = np.stack([i + last, j + last, np.full(corners, hub + 1)], axis=1)
+    of_caps = [0] * corners
+    each = material.reshape(-1)
+    kinds = [each, each, material[0, of_caps], material[-1, of_caps]]
+    flat = colour.reshape(-1, 3)
+    shades = [flat, flat, colour[0, of_caps], colour[-1, of_caps]]
+    return Mesh(
+        np.concatenate([wall, middles]).astype(np.float32),
+        np.concatenate([first, second, back, front]).astype(np.int32),
+        np.concatenate(kinds).astype(np.uint8),
+        np.clip(np.concatenate(shades), 0, 255).astype(np.uint8),
+    )
 
 
 def icosphere(
