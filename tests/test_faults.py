@@ -100,7 +100,7 @@ def test_adding_a_fault_does_not_change_the_random_numbers_of_another():
         ("drop:CAM_FRONT@5-2", "is empty"),
         ("drop:CAM_FRONT,ms=3", "drop has no parameter 'ms'"),
         ("drop:CAM_FRONT,p=2", "p must be in 0..1"),
-        ("delay:CAM_FRONT,ms=-1", "ms in 0"),
+        ("delay:CAM_FRONT,ms=-1", "ms must be in 0..3600000, got -1"),
         ("delay:CAM_FRONT,ms=x", "'x' is not a number"),
         ("delay:CAM_FRONT,ms=nan", "'nan' is not a number"),
         ("drop:CAM_FRONT@.-3", "'.' is not a number"),

@@ -12,11 +12,20 @@ from collections.abc import Sequence
 from rich.markup import escape
 
 from bev_runtime import __version__
-from bev_runtime.cli import check_calib, demo, inspect, replay, schema, simulate
+from bev_runtime.cli import (
+    check_calib,
+    demo,
+    evaluate,
+    inspect,
+    replay,
+    robustness,
+    schema,
+    simulate,
+)
 from bev_runtime.cli.console import console
 from bev_runtime.errors import BevRuntimeError, ConfigError
 
-COMMANDS = (demo, replay, inspect, check_calib, schema, simulate)
+COMMANDS = (demo, replay, evaluate, robustness, inspect, check_calib, schema, simulate)
 DESCRIPTION = """\
 Bird's-eye-view perception: cameras and LiDAR go in, maps and detections come out, and what is
 missing is said. Start with `bev-runtime demo`, then replay a bag of your own:
