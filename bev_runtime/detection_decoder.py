@@ -122,12 +122,16 @@ class DetectionDecoder:
 
     def _suppressed(self, boxes: Float32, labels: NDArray[np.intp]) -> NDArray[np.intp]:
         """Indices to keep of boxes by falling score: no two of a class nearer than its radius."""
-        x, y = boxes[:, 0], boxes[:, 1]
-        apart = np.square(x[:, None] - x) + np.square(y[:, None] - y)
-        near = (apart < self._squared_radii[labels]) & (labels[:, None] == labels)
-        near = np.triu(near, k=1)  # only the better of two drops the other
         alive = np.ones(len(boxes), np.bool_)
-        for index in np.flatnonzero(near.any(axis=1)).tolist():
-            if alive[index]:
-                alive &= ~near[index]
+        for label, squared_radius in enumerate(self._squared_radii):
+            members = np.flatnonzero(labels == label)
+            if len(members) < 2:
+                continue
+            x, y = boxes[members, 0], boxes[members, 1]
+            near = np.square(x[:, None] - x) + np.square(y[:, None] - y) < squared_radius
+            stays = np.ones(len(members), np.bool_)
+            for index in np.flatnonzero(near.sum(axis=1) > 1).tolist():  # each is near itself
+                if stays[index]:
+                    stays[index + 1 :] &= ~near[index, index + 1 :]
+            alive[members] = stays
         return np.flatnonzero(alive)[: self._spec.max_detections]

@@ -205,13 +205,16 @@ def pose_numbers(position: Any, rotation: Any) -> Float64:  # noqa: ANN401
     )
 
 
-def fingerprint_of(sample: CameraFrame | PointCloud) -> int:
-    """A cheap hash that changes when the sample does: length and parts of the payload.
+def fingerprint_of(sample: CameraFrame | PointCloud) -> int | None:
+    """A cheap hash that changes when the sample does: length and parts of the payload. A cloud
+    without points has none.
 
     A sensor's noise changes every region of a raw image or a cloud, and any change shifts the rest
     of an entropy-coded image.
     """
     if isinstance(sample, PointCloud):
+        if not len(sample.points):
+            return None
         every = max(len(sample.points) // 1024, 1)
         return zlib.crc32(sample.points[::every].tobytes(), len(sample.points))
     frame, data = sample, sample.image.data

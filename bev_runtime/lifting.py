@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bev_runtime.geometry import Float64, invert_rigid
-from bev_runtime.manifest import Manifest
-from bev_runtime.rig import Rig
-from bev_runtime.transforms import TransformTree
+from bev_runtime.ego_motion import EgoMotion
+from bev_runtime.geometry import Float64
+from bev_runtime.manifest import LiftSplat, Manifest
 from bev_runtime.types import CameraModel, Snapshot
 from bev_runtime.view_transform import make_view_transform
+
+_NEIGHBOURS = np.ones((3, 3), np.uint8)
 
 
 class Lifting:
@@ -20,41 +22,39 @@ class Lifting:
 
     Args:
         manifest: says which view transform the model was made for.
-        rig: names the base frame and the frame in which ego motion is known.
     """
 
-    def __init__(self, manifest: Manifest, rig: Rig) -> None:
-        self._base_frame, self._fixed_frame = rig.base_frame, rig.fixed_frame
+    def __init__(self, manifest: Manifest) -> None:
         self._view = make_view_transform(manifest)
         self.table = self._view.make_table()
+        self._has_gaps = isinstance(manifest.view_transform, LiftSplat) and (
+            manifest.lidar is not None or manifest.detection is not None
+        )
         self._built: tuple[tuple[CameraModel, ...], tuple[Float64, ...]] | None = None
 
     def build(
-        self, snapshot: Snapshot, models: Mapping[str, CameraModel], transforms: TransformTree
+        self, snapshot: Snapshot, models: Mapping[str, CameraModel], motion: EgoMotion
     ) -> bool:
         """Rebuilds the table if the cameras or their poses changed.
 
         Each camera's pose is moved by the ego motion between its own stamp and the reference stamp.
 
         Args:
-            snapshot: stamps of the frames and of the output.
+            snapshot: stamps of the frames.
             models: the live cameras in the order of the batch, in pixels of the feature map.
-            transforms: the ego motion.
+            motion: the ego motion up to the output's stamp.
 
         Returns:
             Whether the ego motion was known for all of them; otherwise it was taken as none.
         """
-        cameras = tuple(models.values())
-        fixed_from_ref = self._ego_pose(transforms, snapshot.reference_stamp_ns)
-        motion_known = fixed_from_ref is not None
+        cameras, motion_known = tuple(models.values()), True
         poses = []
         for name, camera in models.items():
-            fixed_from_ego = self._ego_pose(transforms, snapshot.cameras[name].stamp_ns)
-            if fixed_from_ref is None or fixed_from_ego is None:
+            ref_from_ego = motion.ref_from_ego(snapshot.cameras[name].stamp_ns)
+            if ref_from_ego is None:
                 motion_known = False
                 poses.append(camera.ego_from_camera)
             else:
-                ref_from_ego = invert_rigid(fixed_from_ref) @ fixed_from_ego
                 poses.append(ref_from_ego @ camera.ego_from_camera)
         built = self._built
         unchanged = (
@@ -69,10 +69,18 @@ class Lifting:
         return motion_known
 
     def coverage(self, out: NDArray[np.bool_]) -> None:
-        """Writes which cells a live camera sees, bool [rows, columns]."""
+        """Writes which cells take features of a live camera, bool [rows, columns]."""
         self._view.coverage(out)
 
-    def _ego_pose(self, transforms: TransformTree, stamp_ns: int) -> Float64 | None:
-        if self._fixed_frame is None:
-            return None
-        return transforms.find(self._fixed_frame, self._base_frame, stamp_ns)
+    def observed(self, covered: NDArray[np.bool_], out: NDArray[np.bool_]) -> None:
+        """Writes which cells a live camera sees, bool [rows, columns].
+
+        Far away the rays of neighbouring feature pixels, and everywhere the depth bins, lie further
+        apart than cells do: of what a camera sees at 50 m a third takes no features. So the covered
+        cells are grown by one. (A model of cameras that gives nothing but a map keeps the covered
+        cells.)
+        """
+        if self._has_gaps:
+            cv2.dilate(covered.view(np.uint8), _NEIGHBOURS, dst=out.view(np.uint8))
+        else:
+            np.copyto(out, covered)

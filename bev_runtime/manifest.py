@@ -139,8 +139,8 @@ class Manifest(Strict):
             key = "cameras" if branch == "camera_branch" else "lidar"
             if section is None and self.stage(branch) is not None:
                 raise ValueError(f"stage '{branch}' is given but not the section '{key}'")
-        if self.lidar is not None and self.stage("lidar_branch") is None:
-            raise ValueError("the section 'lidar' is given but not the stage 'lidar_branch'")
+            if section is not None and self.stage(branch) is None:
+                raise ValueError(f"the section '{key}' is given but not the stage '{branch}'")
 
     def _check_images(self) -> None:
         """The camera branch takes the tensor `images`, and it fits the section `cameras`."""
@@ -204,11 +204,17 @@ class Manifest(Strict):
             if spec is None:
                 continue
             stage = self.stage(branch)
-            made = {tensor.name for tensor in stage.outputs} if stage is not None else set()
+            made = {tensor.name: tensor for tensor in stage.outputs} if stage is not None else {}
             if head is None or spec.tensor not in made or spec.tensor not in read:
                 raise ValueError(
                     f"fusion.{key}.tensor is '{spec.tensor}', expected an output of stage "
                     f"'{branch}' ({sorted(made)}) that the stage 'head' reads ({sorted(read)})"
+                )
+            tensor = made[spec.tensor]
+            if tensor.dtype != "float32" or not all(isinstance(n, int) for n in tensor.shape):
+                raise ValueError(
+                    f"fusion.{key}.tensor '{spec.tensor}' is {tensor.dtype} {list(tensor.shape)}, "
+                    "expected float32 of a fixed shape: zeros must be able to stand in for it"
                 )
             shape = (1, 1, *self.grid.to_grid().shape)
             self._expect(head, spec.mask, "float32", shape, f"as fusion.{key}.mask says")

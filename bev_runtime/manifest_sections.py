@@ -188,15 +188,17 @@ class Pillars(Strict):
     """How a cloud becomes the tensor float32 [1, 8 + slices, rows, columns] of the LiDAR branch.
 
     See `pillars.PillarEncoder`. The pillars cover the model's grid in cells of `cell` metres.
+    Points nearer to the LiDAR than `min_range` metres are the vehicle itself and are left out.
     """
 
     kind: Literal["pillars"]
     tensor: str
     cell: float = Field(gt=0.01, le=10)
-    z_min: float
+    z_min: float = Field(ge=-1000, le=1000)
     slices: int = Field(ge=1, le=64)
-    slice_height: float = Field(gt=0, le=10)
-    intensity_scale: float = Field(gt=0)
+    slice_height: float = Field(ge=0.01, le=100)
+    intensity_scale: float = Field(gt=0, le=1e9)
+    min_range: float = Field(default=0.0, ge=0, le=100)
 
 
 class FusedInput(Strict):

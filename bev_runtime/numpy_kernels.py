@@ -137,12 +137,13 @@ def pillar_features(
     z_min, height, count = slices
     x, y, z = (points[:, i].astype(np.float64) for i in range(3))
     row, column = (x - grid.x_min) * (1 / grid.cell), (y - grid.y_min) * (1 / grid.cell)
-    level = (points[:, 2] - np.float32(z_min)) * np.float32(1 / height)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        level = (points[:, 2] - np.float32(z_min)) * np.float32(1 / height)
         inside = (row >= 0) & (row < grid.rows) & (column >= 0) & (column < grid.columns)
         inside &= (level >= 0) & (level < count)
     row, column, z, level = row[inside], column[inside], z[inside], level[inside].astype(np.intp)
-    bright = np.clip(points[inside, 3] * np.float32(1 / intensity_scale), 0, 1).astype(np.float64)
+    bright = points[inside, 3].astype(np.float64) / intensity_scale
+    bright = np.nan_to_num(np.clip(bright, 0, 1))  # as in the kernel, NaN is dark
     whole_row, whole_column = row.astype(np.intp), column.astype(np.intp)
     cell = whole_row * grid.columns + whole_column
     out.fill(0)

@@ -1,15 +1,57 @@
-"""From raw head tensors to outputs in base_link. Map layers; everything writes into buffers made at
-load.
-"""
+"""From raw head tensors to outputs in base_link; everything writes into buffers made at load."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bev_runtime.detection_decoder import DetectionDecoder
 from bev_runtime.errors import BackendError
-from bev_runtime.manifest import MapOutput
-from bev_runtime.types import BevGrid, BevMap
+from bev_runtime.manifest import Manifest, MapOutput
+from bev_runtime.types import BevGrid, BevMap, Detections
+
+
+class OutputDecoder:
+    """Turns the tensors of all stages into detections and a map.
+
+    Attributes:
+        observed: bool [rows, columns], cells that a live sensor sees; to be filled before `decode`.
+
+    Args:
+        manifest: says which tensors hold what.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        grid, self._detection, self._map = manifest.grid.to_grid(), None, None
+        self._spec, self._map_spec = manifest.detection, manifest.map
+        self.observed = np.zeros(grid.shape, np.bool_)
+        if manifest.detection is not None:
+            self._detection = DetectionDecoder(manifest.detection, grid)
+        if manifest.map is not None:
+            self._map = MapDecoder(manifest.map, grid)
+
+    def decode(self, tensors: Mapping[str, NDArray[Any]]) -> tuple[Detections, BevMap | None]:
+        """Decodes what was computed; its arrays are overwritten by the next call.
+
+        Args:
+            tensors: outputs of the stages that were run, by name.
+
+        Raises:
+            BackendError: the network produced NaN or infinity.
+        """
+        spec, detections = self._spec, Detections.empty()
+        if self._detection is not None and spec is not None:
+            detections = Detections.empty(spec.classes)
+            if spec.heatmap in tensors and spec.boxes in tensors:
+                heatmap, boxes = tensors[spec.heatmap], tensors[spec.boxes]
+                detections = self._detection.decode(heatmap, boxes, self.observed)
+        if self._map is None or self._map_spec is None or self._map_spec.tensor not in tensors:
+            return detections, None
+        np.copyto(self._map.observed, self.observed)
+        return detections, self._map.decode(tensors[self._map_spec.tensor])
 
 
 class MapDecoder:

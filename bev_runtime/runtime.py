@@ -109,10 +109,13 @@ class Runtime:
         self.buffer.accounts[name].received += 1
 
     def accept(self, sample: Sample, now_ns: int, fingerprint: int | None = None) -> None:
-        """Takes a converted sample."""
+        """Takes a converted sample; `fingerprint` is a hash that shows a frozen sensor."""
         self.buffer.put(sample)
-        self.health.seen(sample.name, now_ns, fingerprint)
-        self.trigger.on_sample(sample.name, now_ns)
+        # A LiDAR that the model does not take only gives the time, which is right though it froze.
+        is_input = sample.name in self._inputs
+        self.health.seen(sample.name, now_ns, fingerprint if is_input else None)
+        if not self.health.is_lost(sample.name):  # what is not used must not start a cycle
+            self.trigger.on_sample(sample.name, now_ns)
 
     def reject(self, name: str, problem: SampleRejected, now_ns: int) -> None:
         """Counts a sample that could not be converted; logs the first of each kind."""

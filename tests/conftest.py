@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fusion_model import write_fusion_model
 from ros_messages import drive, write_bag
 from tiny_model import write_tiny_model
 
@@ -27,6 +28,12 @@ def drive_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bag(tmp_path_factory.mktemp("bags") / "drive", drive())
 
 
+@pytest.fixture(scope="session")
+def fusion_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model package of cameras and LiDAR that runs in a few milliseconds."""
+    return write_fusion_model(tmp_path_factory.mktemp("models") / "fusion")
+
+
 Replay = Callable[..., dict[str, Any]]
 
 
@@ -40,5 +47,21 @@ def run_replay(tiny_model: Path) -> Replay:
         with Bag(bag_path) as bag:
             chosen = rig or infer_rig(bag).rig
             return replay_bag(bag, load_model(model), chosen, pictures=0, **options)
+
+    return run
+
+
+FusionReplay = Callable[..., tuple[dict[str, Any], Path]]
+
+
+@pytest.fixture
+def fusion_replay(run_replay: Replay, fusion_model: Path, tmp_path: Path) -> FusionReplay:
+    """Replays with the fusion model; gives the summary and the folder of the outputs."""
+    count = iter(range(100))
+
+    def run(bag: Path, *faults: str, **options: Any) -> tuple[dict[str, Any], Path]:
+        out = tmp_path / f"out{next(count)}"
+        options = {"model": fusion_model, **options}
+        return run_replay(bag, out=out, fault_specs=list(faults), **options), out
 
     return run

@@ -116,7 +116,9 @@ def test_samples_are_made_once_and_by_several_processes(tmp_path):
 
 def test_simulate_says_what_is_wrong_with_its_arguments(tmp_path, capsys):
     assert main(["simulate", "bag", str(tmp_path / "b"), "--rig", "tank"]) == 2
-    assert "expected a file or one of nuscenes, shuttle" in capsys.readouterr().err.replace("\n", " ")
+    assert "expected a file or one of nuscenes, shuttle" in capsys.readouterr().err.replace(
+        "\n", " "
+    )
     assert main(["simulate", "bag", str(tmp_path / "b"), "--seconds", "0"]) == 2
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from test_sinks import GRID, STAMP, calibration, output, snapshot
 
 from bev_runtime.camera import make_camera, make_distortion, project
 from bev_runtime.geometry import invert_rigid, transform_points
-from bev_runtime.sinks.bev_view import BevView
+from bev_runtime.sinks.bev_view import BevView, class_colour
 from bev_runtime.sinks.lidar_overlay import draw_lidar
 from bev_runtime.sinks.pictures import PictureSink, box_corners, draw_boxes, layout
 from bev_runtime.types import BevGrid, BevMap, CameraFrame, Detections, EncodedImage, Snapshot
@@ -110,6 +112,20 @@ def test_without_a_map_the_boxes_are_drawn_on_an_empty_view(tmp_path):
     some = sink.draw(output(map=None), snapshot(), rig).copy()
     none = sink.draw(output(map=None, detections=NOTHING), snapshot(), rig)
     assert (some[:, 1190:] != none[:, 1190:]).any()
+
+
+def test_each_class_has_its_colour_in_the_cameras_the_view_and_its_legend(tmp_path):
+    sink, rig = PictureSink(tmp_path), calibration()
+    both = output().detections
+    other = dataclasses.replace(both, labels=1 - both.labels)
+    first = sink.draw(output(), snapshot(), rig).copy()
+    second = sink.draw(output(detections=other), snapshot(), rig)
+    for label in range(2):
+        colour = np.array(class_colour(label))
+        before, after = (np.abs(p.astype(int) - colour).sum(axis=-1) < 9 for p in (first, second))
+        assert before[-200:, -150:].any()
+        assert after[-200:, -150:].any()
+        assert (before[:, :1180] != after[:, :1180]).any()
 
 
 def test_the_picture_on_disk_is_the_one_drawn(tmp_path):

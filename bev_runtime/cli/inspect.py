@@ -192,13 +192,18 @@ def _print_model(report: Mapping[str, Any]) -> None:
     grid = manifest["grid"]
     table.add_row("family, licence", f"{manifest['family']}, {manifest['licence']}")
     table.add_row("trained on", manifest["trained_on"])
-    table.add_row("cameras", str(manifest["cameras"]["names"]))
+    cameras, lidar, detection = (manifest[key] for key in ("cameras", "lidar", "detection"))
+    names = "none" if cameras is None else f"{cameras['names']}, up to {cameras['max']}"
+    table.add_row("cameras", escape(names))
+    pillars = "none" if lidar is None else f"pillars of {lidar['cell']} m"
+    table.add_row("LiDAR", pillars)
     table.add_row(
         "grid",
         f"x {grid['x_min']}..{grid['x_max']} m, y {grid['y_min']}..{grid['y_max']} m, cell "
         f"{grid['cell']} m",
     )
     table.add_row("map layers", ", ".join(manifest["map"]["layers"]) if manifest["map"] else "none")
+    table.add_row("detections", ", ".join(detection["classes"]) if detection else "none")
     for stage in report["stages"]:
         table.add_row(
             f"stage {stage['name']}", f"{stage['file']}, {stage['bytes']} bytes, hash verified"

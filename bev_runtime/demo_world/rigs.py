@@ -19,8 +19,8 @@ LAST_PHASE_S = 0.043
 
 @dataclass(frozen=True, slots=True)
 class DemoCamera:
-    """A camera by name. `phase_s`: delay of its stamps behind the rig's tick. `rate_hz`: its own, if
-    not that of the recording.
+    """A camera by name. `phase_s`: delay of its stamps behind the rig's tick. `rate_hz`: its own,
+    if not that of the recording.
     """
 
     name: str

@@ -29,6 +29,12 @@ def put_text(
     cv2.putText(image, text, at, font, scale, colour, 1, cv2.LINE_AA)
 
 
+def class_colour(label: int) -> tuple[int, int, int]:
+    """BGR of a class, the same in every picture and marker."""
+    red, green, blue = COLOURS[label % len(COLOURS)].tolist()
+    return blue, green, red
+
+
 class BevView:
     """Draws maps, points and boxes into a square.
 
@@ -136,7 +142,18 @@ class BevView:
                     (-length / 2, width / 2),
                 )
             ]
-            colour = tuple(int(v) for v in COLOURS[label % len(COLOURS)][::-1])
+            colour = class_colour(int(label))
             cv2.polylines(view, [np.array(corners, np.int32)], True, colour, 2, cv2.LINE_AA)
             nose = self.pixel(x + c * length * 0.7, y + s * length * 0.7)
             cv2.line(view, self.pixel(x, y), nose, colour, 2, cv2.LINE_AA)
+
+    def draw_classes(self, view: Bgr, output: BevOutput) -> None:
+        """Name, colour and number of each class that was found, in the lower right corner."""
+        found = output.detections
+        numbers = np.bincount(found.labels, minlength=len(found.classes))
+        for index, label in enumerate(np.flatnonzero(numbers).tolist()):
+            y = self._side - 14 - 20 * index
+            left = self._side - 150
+            cv2.rectangle(view, (left, y - 10), (left + 12, y + 2), class_colour(label), 2)
+            text = f"{numbers[label]} {found.classes[label].replace('_', ' ')}"
+            put_text(view, text, (left + 20, y), 0.42, (225, 225, 225))

@@ -14,7 +14,7 @@ from bev_runtime.errors import SampleRejected
 from bev_runtime.geometry import invert_rigid, transform_points
 from bev_runtime.preprocess import ImageDecoder
 from bev_runtime.sinks.base import fresh_folder
-from bev_runtime.sinks.bev_view import MAX_PIXEL, BevView, put_text
+from bev_runtime.sinks.bev_view import MAX_PIXEL, BevView, class_colour, put_text
 from bev_runtime.types import (
     BevOutput,
     Calibration,
@@ -84,6 +84,7 @@ class PictureSink:
         if snapshot.cloud is not None and calibration.ego_from_lidar is not None:
             points = transform_points(calibration.ego_from_lidar, snapshot.cloud.points[:, :3])
         self._bev.draw(view, output, points)
+        self._bev.draw_classes(view, output)
         return canvas
 
     def close(self) -> None:
@@ -169,7 +170,8 @@ def layout(calibration: Calibration, used: tuple[str, ...]) -> dict[str, tuple[i
 def draw_boxes(tile: Bgr, camera: CameraModel, output: BevOutput, scale: float) -> None:
     """Edges of the boxes whose both ends the lens can image; ego motion is not considered."""
     camera_from_ego = invert_rigid(camera.ego_from_camera)
-    for box in output.detections.boxes:
+    found = output.detections
+    for box, label in zip(found.boxes, found.labels.tolist(), strict=True):
         corners = transform_points(camera_from_ego, box_corners(box).astype(np.float64))
         pixels, visible = project(camera, np.asarray(corners, np.float64))
         if not visible.any():
@@ -180,7 +182,7 @@ def draw_boxes(tile: Bgr, camera: CameraModel, output: BevOutput, scale: float) 
             if not (imaged[start] and imaged[end]):
                 continue
             a, b = ends[start].tolist(), ends[end].tolist()
-            cv2.line(tile, a, b, (80, 220, 255), 1, cv2.LINE_AA)
+            cv2.line(tile, a, b, class_colour(label), 1, cv2.LINE_AA)
 
 
 def in_lens(camera: CameraModel, points: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -1,5 +1,5 @@
-// Statistics of the points in each pillar. One pass over the points into one cache line or two per pillar, one pass over
-// the pillars that have points.
+// Statistics of the points in each pillar. One pass over the points into a cache line or two per pillar, which memory is
+// asked for in advance, and one pass over the pillars that have points.
 #include <cmath>
 
 #include "variants.h"
@@ -9,36 +9,76 @@ namespace {
 
 enum Sum { kCount = 0, kMeanZ, kMaxZ, kMinZ, kMeanIntensity, kMaxIntensity, kMeanX, kMeanY, kSlices };
 
-float log_count(float count) { return std::log1p(count) * 0.25f; }
+// Most pillars and slices hold few points, and a logarithm takes longer than all the rest of a point.
+constexpr int64_t kKnownCounts = 256;
 
-void add_point(const float *point, const BevPillarGrid &grid, double inverse_cell, float inverse_slice, float inverse_scale,
-               float *scratch, int64_t channels, int32_t *touched, int64_t &num_touched) {
-  const float z = point[2], above = z - static_cast<float>(grid.z_min);
-  const double row = (static_cast<double>(point[0]) - grid.x_min) * inverse_cell;
-  const double column = (static_cast<double>(point[1]) - grid.y_min) * inverse_cell;
-  const float slice = above * inverse_slice;
+struct LogCounts {
+  float values[kKnownCounts];
+  LogCounts() noexcept {
+    for (int64_t i = 0; i < kKnownCounts; ++i) values[i] = std::log1p(static_cast<float>(i)) * 0.25f;
+  }
+};
+
+const LogCounts kLogCounts;
+
+float log_count(float count) {
+  return count < kKnownCounts ? kLogCounts.values[static_cast<int64_t>(count)] : std::log1p(count) * 0.25f;
+}
+
+// A point that counts.
+struct Placed {
+  int64_t cell, slice;
+  float z, intensity, x, y; // x and y from the middle of the pillar, in cells
+};
+
+constexpr int64_t kBatch = 32; // points that are placed before their pillars, by then on the way from memory, are summed up
+
+struct Scales {
+  double cell;
+  float slice, intensity;
+};
+
+bool place(const float *point, const BevPillarGrid &grid, const Scales &scales, Placed &placed) {
+  const double row = (static_cast<double>(point[0]) - grid.x_min) * scales.cell;
+  const double column = (static_cast<double>(point[1]) - grid.y_min) * scales.cell;
+  const float slice = (point[2] - static_cast<float>(grid.z_min)) * scales.slice;
   // Written so that a NaN fails.
   if (!(row >= 0 && row < static_cast<double>(grid.rows) && column >= 0 && column < static_cast<double>(grid.columns) &&
         slice >= 0 && slice < static_cast<float>(grid.slices)))
-    return;
+    return false;
   const int64_t whole_row = static_cast<int64_t>(row), whole_column = static_cast<int64_t>(column);
-  const int64_t cell = whole_row * grid.columns + whole_column;
-  float *sums = scratch + cell * channels;
-  float intensity = point[3] * inverse_scale;
-  intensity = intensity > 0 ? (intensity < 1 ? intensity : 1.0f) : 0.0f;
+  const float intensity = point[3] * scales.intensity;
+  placed.cell = whole_row * grid.columns + whole_column;
+  placed.slice = static_cast<int64_t>(slice);
+  placed.z = point[2];
+  placed.intensity = intensity > 0 ? (intensity < 1 ? intensity : 1.0f) : 0.0f;
+  placed.x = static_cast<float>(row - static_cast<double>(whole_row)) - 0.5f;
+  placed.y = static_cast<float>(column - static_cast<double>(whole_column)) - 0.5f;
+  return true;
+}
+
+void add(const Placed &point, float *sums, float *occupied) {
   if (sums[kCount] == 0) {
-    touched[num_touched++] = static_cast<int32_t>(cell);
-    sums[kMaxZ] = sums[kMinZ] = z;
+    occupied[point.cell] = 1;
+    sums[kMaxZ] = sums[kMinZ] = point.z;
   }
   sums[kCount] += 1;
-  sums[kMeanZ] += z;
-  sums[kMaxZ] = z > sums[kMaxZ] ? z : sums[kMaxZ];
-  sums[kMinZ] = z < sums[kMinZ] ? z : sums[kMinZ];
-  sums[kMeanIntensity] += intensity;
-  sums[kMaxIntensity] = intensity > sums[kMaxIntensity] ? intensity : sums[kMaxIntensity];
-  sums[kMeanX] += static_cast<float>(row - static_cast<double>(whole_row)) - 0.5f;
-  sums[kMeanY] += static_cast<float>(column - static_cast<double>(whole_column)) - 0.5f;
-  sums[kSlices + static_cast<int64_t>(slice)] += 1;
+  sums[kMeanZ] += point.z;
+  sums[kMaxZ] = point.z > sums[kMaxZ] ? point.z : sums[kMaxZ];
+  sums[kMinZ] = point.z < sums[kMinZ] ? point.z : sums[kMinZ];
+  sums[kMeanIntensity] += point.intensity;
+  sums[kMaxIntensity] = point.intensity > sums[kMaxIntensity] ? point.intensity : sums[kMaxIntensity];
+  sums[kMeanX] += point.x;
+  sums[kMeanY] += point.y;
+  sums[kSlices + point.slice] += 1;
+}
+
+void prefetch(const float *address) {
+#if defined(__GNUC__)
+  __builtin_prefetch(address, 1);
+#else
+  static_cast<void>(address);
+#endif
 }
 
 } // namespace
@@ -50,13 +90,21 @@ int64_t pillars(const PillarJob &job) {
     float *plane = job.features + channel * cells;
     for (int64_t i = 0; i < *job.num_touched; ++i) plane[job.touched[i]] = 0;
   }
+  const Scales scales{1.0 / grid.cell, static_cast<float>(1.0 / grid.slice_height),
+                      static_cast<float>(1.0 / grid.intensity_scale)};
+  Placed batch[kBatch];
+  for (int64_t first = 0; first < job.num_points; first += kBatch) {
+    const int64_t last = first + kBatch < job.num_points ? first + kBatch : job.num_points;
+    int64_t placed = 0;
+    for (int64_t i = first; i < last; ++i)
+      if (place(job.points + i * job.stride, grid, scales, batch[placed]))
+        prefetch(job.scratch + batch[placed++].cell * channels);
+    for (int64_t i = 0; i < placed; ++i) add(batch[i], job.scratch + batch[i].cell * channels, job.features);
+  }
+  // In the order of the cells, so that each plane is written from front to back.
   int64_t count = 0;
-  const double inverse_cell = 1.0 / grid.cell;
-  const float inverse_slice = static_cast<float>(1.0 / grid.slice_height);
-  const float inverse_scale = static_cast<float>(1.0 / grid.intensity_scale);
-  for (int64_t i = 0; i < job.num_points; ++i)
-    add_point(job.points + i * job.stride, grid, inverse_cell, inverse_slice, inverse_scale, job.scratch, channels,
-              job.touched, count);
+  for (int64_t cell = 0; cell < cells; ++cell)
+    if (job.features[cell] != 0) job.touched[count++] = static_cast<int32_t>(cell);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t cell = job.touched[i];
     float *sums = job.scratch + cell * channels, *out = job.features + cell;

@@ -1,12 +1,16 @@
 """CPU cost of a replay outside of JPEG decoding and the network, per six-camera 1600x900 frame.
 
-Prints JSON. Every figure is CPU time of all threads of the process, from one run over a bag of
-textured pictures (about 200 kB each), 35 000 LiDAR points and 50 Hz tf; the first frames are not
-counted. `plain_simplejpeg_ms` decodes the same pictures at the same scale, in the same run.
+    python tests/bench/bench_replay.py [--model MODEL] [--fault SPEC]...
+
+Prints JSON. A fault such as `drop:lidar` shows what a mode costs. Every figure is CPU time of all
+threads of the process, from one run over a bag of textured pictures (about 200 kB each), 35 000
+LiDAR points and 50 Hz tf; the first frames are not counted. `plain_simplejpeg_ms` decodes the same
+pictures at the same scale, in the same run.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import subprocess
@@ -25,8 +29,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from ros_messages import START, camera_info, camera_pose, cloud, compressed, transforms, write_bag
 
 from bev_runtime.backends import create_backend
-from bev_runtime.backends.ort_session import CameraPart
+from bev_runtime.backends.ort_session import CameraPart, Part
 from bev_runtime.bags import Bag
+from bev_runtime.faults import parse_fault
 from bev_runtime.geometry import rigid
 from bev_runtime.model import load_model
 from bev_runtime.pipeline import Pipeline
@@ -66,7 +71,11 @@ def make_bag(path: Path) -> tuple[Path, list[np.ndarray]]:
         # Braking: the ego motion between stamps, and so the table, differs from frame to frame.
         pose = rigid(np.eye(3), [0.2 * i - 0.0004 * i * i, 0, 0])
         items.append((stamp, "/tf", transforms(stamp, [("odom", "base_link", pose)])))
-    points = rng.uniform(-50, 50, (35_000, 4))
+    azimuth = np.sort(rng.uniform(-np.pi, np.pi, 35_000))
+    reach = rng.gamma(1.5, 10, 32)[np.arange(35_000) % 32] * rng.normal(1, 0.03, 35_000)
+    columns = (reach * np.cos(azimuth), reach * np.sin(azimuth))
+    height, intensity = rng.uniform(-2, 1, 35_000), rng.uniform(0, 255, 35_000)
+    sweep = np.stack([*columns, height, intensity], axis=1)
     for i in range(FRAMES):
         for j, name in enumerate(YAWS):
             stamp = START + i * PERIOD + j * 7_000_000
@@ -74,6 +83,7 @@ def make_bag(path: Path) -> tuple[Path, list[np.ndarray]]:
             data = pictures[(i * 6 + j * 5) % len(pictures)]
             items.append((stamp, f"/{name}/image/compressed", compressed(stamp, name, data)))
         stamp = START + i * PERIOD + 43_000_000
+        points = sweep + rng.normal(0, 0.02, (1, 4))  # no two sweeps are the same
         items.append((stamp, "/lidar/points", cloud(stamp, "lidar", points)))
     return write_bag(path, sorted(items, key=lambda item: item[0])), pictures
 
@@ -96,8 +106,13 @@ class Meter:
 
 
 def main() -> None:
-    decode, network = Meter(ImageDecoder, "decode"), Meter(CameraPart, "run")
-    model = load_model("twinlite_ground_map")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="twinlite_ground_map")
+    parser.add_argument("--fault", action="append", default=[], metavar="SPEC")
+    options = parser.parse_args()
+    decode, cameras = Meter(ImageDecoder, "decode"), Meter(CameraPart, "run")
+    parts = Meter(Part, "run")
+    model = load_model(options.model)
     with tempfile.TemporaryDirectory() as folder:
         path, pictures = make_bag(Path(folder) / "bag")
         with Bag(path) as bag:
@@ -110,11 +125,13 @@ def main() -> None:
 
             class Mark:
                 def write(self, *_: object) -> None:
-                    marks.append((time.process_time(), decode.seconds, network.seconds))
+                    network = cameras.seconds + parts.seconds
+                    marks.append((time.process_time(), decode.seconds, network))
 
                 def close(self) -> None: ...
 
-            result, *_ = replay(bag, runtime, sinks=[Mark()])
+            faults = [parse_fault(spec, rig.sensor_names) for spec in options.fault]
+            result, *_ = replay(bag, runtime, sinks=[Mark()], faults=faults)
     buffer = np.empty((450, 800, 3), np.uint8)
     plain = []
     for _ in range(3):
@@ -134,6 +151,8 @@ def main() -> None:
         json.dumps(
             {
                 "benchmark": "replay, six 1600x900 JPEG cameras and 35k points, no output files",
+                "model": model.manifest.name,
+                "modes": dict(result.modes),
                 "machine": platform.processor() or platform.machine(),
                 "python": platform.python_version(),
                 "commit": commit.stdout.strip(),

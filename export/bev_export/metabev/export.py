@@ -36,10 +36,13 @@ NAME = "metabev_tiny"
 OPSET = 17
 MAX_BYTES = 10_000_000
 Z_MIN, SLICES, SLICE_HEIGHT, INTENSITY_SCALE = -1.0, 8, 0.5, 255.0
+MIN_RANGE_M = 1.5
+"""Nearer points are the vehicle; the simulator makes none below 1 m."""
 SCORE_THRESHOLD, MAX_DETECTIONS = 0.1, 200
 NMS_RADIUS_M = (2.0, 3.0, 3.5, 0.5, 1.0, 1.0, 0.5, 0.8)
 """By class; parked cars stand 2.4 m apart, people on a crossing less than a metre."""
-MAP_THRESHOLD = 0.5
+MAP_THRESHOLDS = (0.4, 0.4, 0.35)
+"""Of the best IoU of each layer on held-out simulated samples, all sensors live."""
 
 GRID_SHAPE = list(MODEL_GRID.shape)
 TABLE_SHAPES = {name: ["M" if name.startswith("interval") else "K"] for name in Table._fields}
@@ -218,6 +221,7 @@ def make_manifest() -> dict[str, Any]:
             "slices": SLICES,
             "slice_height": SLICE_HEIGHT,
             "intensity_scale": INTENSITY_SCALE,
+            "min_range": MIN_RANGE_M,
         },
         "grid": {
             "x_min": grid.x_min,
@@ -261,7 +265,7 @@ def make_manifest() -> dict[str, Any]:
             "layers": list(spec.LAYERS),
             "layout": "nchw",
             "activation": "sigmoid",
-            "thresholds": [MAP_THRESHOLD] * len(spec.LAYERS),
+            "thresholds": list(MAP_THRESHOLDS),
         },
         "detection": {
             "kind": "center_heatmap",

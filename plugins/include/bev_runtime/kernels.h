@@ -93,11 +93,12 @@ struct BevPillarGrid {
 // What the points in each pillar are like.
 //
 // points: float[num_points][stride], x y z intensity first, in the frame of the grid. A point counts when it is over the
-// grid and inside one of `slices` slices from z_min upwards. features: float[8 + slices][rows * columns]; of a pillar with n points:
-// log1p(n)/4, mean, highest and lowest z (each / 2), mean and highest intensity (of intensity / intensity_scale clipped to
-// 0..1), mean offset from the pillar's middle along x and y in cells, and log1p(points)/4 of each slice; 0 without points.
-// scratch: float[rows * columns][8 + slices], zero before the first call and after each. touched: int32[rows * columns],
-// the pillars of the last call, `num_touched` of them: only these are cleared. Returns the number of pillars with points.
+// grid and inside one of `slices` slices from z_min upwards. features: float[8 + slices][rows * columns], zero before the
+// first call; of a pillar with n points: log1p(n)/4, mean, highest and lowest z (each / 2), mean and highest intensity (of
+// intensity / intensity_scale clipped to 0..1), mean offset from the pillar's middle along x and y in cells, and
+// log1p(points)/4 of each slice; 0 without points. scratch: float[rows * columns][8 + slices], zero before the first call
+// and after each; fastest when aligned to 64 bytes. touched: int32[rows * columns], the pillars of the last call in
+// ascending order, `num_touched` of them: only these are cleared. Returns the number of pillars with points.
 BEV_EXPORT int64_t bev_pillar_features(const float *points, int64_t num_points, int64_t stride,
                                        const struct BevPillarGrid *grid, float *features, float *scratch,
                                        int32_t *touched, int64_t *num_touched);
