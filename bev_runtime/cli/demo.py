@@ -162,8 +162,17 @@ def score(
         found["car_ap_2m"] = float(report.detection.classes["car"].ap[2.0])
     if report.map is not None:
         found["map_miou"] = float(np.nan_to_num(report.map.mean_iou))
-        found["observed"] = float(report.map.observed_share)
+        found["observed"] = observed_share(folder / "maps")
     return found
+
+
+def observed_share(maps: Path) -> float:
+    """Mean share of the cells that a live sensor saw."""
+    shares = []
+    for path in maps.glob("*.npz"):
+        with np.load(path) as file:
+            shares.append(float(file["observed"].mean()))
+    return float(np.mean(shares)) if shares else 0.0
 
 
 def write_strip(out: Path, phases: tuple[Phase, ...], start_ns: int) -> Path:
@@ -177,9 +186,6 @@ def write_strip(out: Path, phases: tuple[Phase, ...], start_ns: int) -> Path:
         ]
         picture = cv2.imread(str(inside[-1])) if inside else None
         if picture is not None:
-            cv2.putText(
-                picture, phase.title, (12, 34), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (60, 220, 255), 2
-            )
             chosen.append(picture)
     path = out / "strip.png"
     cv2.imwrite(str(path), np.vstack(chosen))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,7 @@ from bev_runtime.types import (
     Calibration,
     CameraFrame,
     CameraModel,
+    Detections,
     Mode,
     Snapshot,
 )
@@ -37,13 +39,15 @@ MODE_COLOURS = {
 BOX_EDGES = [
     edge for i in range(4) for edge in ((i, (i + 1) % 4), (i + 4, (i + 1) % 4 + 4), (i, i + 4))
 ]
+SHOWN_SCORE = 0.3
 PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # one filter instead of a search among five: half the time
     PNG_OPTIONS += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB]
 
 
 class PictureSink:
-    """Draws every `every`-th output into a PNG named after its stamp.
+    """Draws every `every`-th output into a PNG named after its stamp, with boxes of a score of 0.3
+    or more.
 
     Args:
         folder: made if it is not there; pictures of an earlier run are removed.
@@ -70,6 +74,7 @@ class PictureSink:
 
     def draw(self, output: BevOutput, snapshot: Snapshot, calibration: Calibration) -> Bgr:
         """The picture, uint8 [H, W, 3], BGR, valid until the next one is drawn."""
+        output = replace(output, detections=likely(output.detections))
         canvas = self._canvas
         canvas[:] = BACKGROUND
         self._draw_header(output)
@@ -165,6 +170,12 @@ def layout(calibration: Calibration, used: tuple[str, ...]) -> dict[str, tuple[i
             x, y = left + column * (width + MARGIN), top + index * (height + MARGIN)
             tiles[name] = (x, y, width, height)
     return tiles
+
+
+def likely(found: Detections) -> Detections:
+    """The boxes that are more than noise to the eye; files have all of them."""
+    keep = found.scores >= SHOWN_SCORE
+    return Detections(found.boxes[keep], found.scores[keep], found.labels[keep], found.classes)
 
 
 def draw_boxes(tile: Bgr, camera: CameraModel, output: BevOutput, scale: float) -> None:
