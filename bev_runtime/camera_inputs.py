@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,12 +38,17 @@ class CameraInputs:
     Args:
         cameras: says how an image becomes an input.
         view: gives the size of the feature map.
+        num_threads: cameras that are decoded at once.
     """
 
-    def __init__(self, cameras: Cameras, view: GroundPlane | LiftSplat) -> None:
+    def __init__(
+        self, cameras: Cameras, view: GroundPlane | LiftSplat, *, num_threads: int = 1
+    ) -> None:
+        self._pool = ThreadPoolExecutor(num_threads, "decode") if num_threads > 1 else None
         image = cameras.image
         self._input = NetworkInput(image, cameras.max)
         self._geometry_name = cameras.geometry
+        self._has_geometry = cameras.geometry is not None
         shape = (cameras.max, GEOMETRY_CHANNELS, view.feature_height, view.feature_width)
         self._geometry = np.zeros(shape if cameras.geometry else 0, np.float32)
         self._feature_size = (view.feature_width, view.feature_height)
@@ -72,17 +78,30 @@ class CameraInputs:
             For each camera written, in the order of the slots, its model in pixels of the feature
             map; for each one that turned out to be unusable, the reason.
         """
+        live = [snapshot.cameras[name] for name in names if name in snapshot.cameras]
+        cameras = [calibration.cameras[frame.name] for frame in live]
+        work = (self._try_write, range(len(live)), live, cameras)
+        each = list(self._pool.map(*work) if self._pool is not None else map(*work))
         models: dict[str, CameraModel] = {}
         rejected: dict[str, str] = {}
-        for name in names:
-            frame = snapshot.cameras.get(name)
-            if frame is None:
+        for slot, (frame, found) in enumerate(zip(live, each, strict=True)):
+            if isinstance(found, SampleRejected):
+                rejected[frame.name] = found.reason
                 continue
-            try:
-                models[name] = self._write(len(models), frame, calibration.cameras[name])
-            except SampleRejected as problem:
-                rejected[name] = problem.reason
+            if slot != len(models):  # a camera before it was rejected: close the gap
+                for tensor in (self._input.images, *([self._geometry] * self._has_geometry)):
+                    np.copyto(tensor[len(models)], tensor[slot])
+            models[frame.name] = found
         return models, rejected
+
+    def _try_write(
+        self, slot: int, frame: CameraFrame, camera: CameraModel
+    ) -> CameraModel | SampleRejected:
+        """As `_write`, with the rejection as a value, for other threads."""
+        try:
+            return self._write(slot, frame, camera)
+        except SampleRejected as problem:
+            return problem
 
     def _write(self, slot: int, frame: CameraFrame, camera: CameraModel) -> CameraModel:
         """Fills one slot of the network's input; gives the camera in pixels of the feature map."""

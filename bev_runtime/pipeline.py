@@ -1,9 +1,8 @@
 """One step from a snapshot of the sensors to an output: plan, preprocess, infer, postprocess.
 
 Whoever reads this file knows the system. Everything that a step needs was allocated when the
-pipeline was made. What a sensor that is absent would feed is not computed: without cameras the
-camera branch does not run, without a LiDAR the LiDAR branch does not, and masks tell the head which
-cells have features of which kind.
+pipeline was made. What an absent sensor would feed is not computed: without cameras the camera
+branch does not run, without a LiDAR its branch does not, and masks tell the head what there is.
 """
 
 from __future__ import annotations
@@ -66,7 +65,8 @@ class Pipeline:
         self._backend, self._rig = backend, rig
         self._camera_inputs, self._lifting, self._lidar_inputs = None, None, None
         if manifest.cameras is not None and manifest.view_transform is not None:
-            self._camera_inputs = CameraInputs(manifest.cameras, manifest.view_transform)
+            spec, threads = manifest.cameras, backend.num_threads
+            self._camera_inputs = CameraInputs(spec, manifest.view_transform, num_threads=threads)
             self._lifting = Lifting(manifest)
         if manifest.lidar is not None:
             self._lidar_inputs = LidarInputs(manifest)
