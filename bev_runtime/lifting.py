@@ -69,18 +69,21 @@ class Lifting:
         return motion_known
 
     def coverage(self, out: NDArray[np.bool_]) -> None:
-        """Writes which cells take features of a live camera, bool [rows, columns]."""
-        self._view.coverage(out)
-
-    def observed(self, covered: NDArray[np.bool_], out: NDArray[np.bool_]) -> None:
-        """Writes which cells a live camera sees, bool [rows, columns].
-
-        Far away the rays of neighbouring feature pixels, and everywhere the depth bins, lie further
-        apart than cells do: of what a camera sees at 50 m a third takes no features. So the covered
-        cells are grown by one. (A model of cameras that gives nothing but a map keeps the covered
-        cells.)
+        """Writes which cells a live camera looks towards, bool [rows, columns]: those that take
+        features of it, and their neighbours. (A model of cameras that gives nothing but a map keeps
+        the cells that take features.)
         """
+        self._view.coverage(out)
         if self._has_gaps:
-            cv2.dilate(covered.view(np.uint8), _NEIGHBOURS, dst=out.view(np.uint8))
-        else:
-            np.copyto(out, covered)
+            grow(out)
+
+
+def grow(covered: NDArray[np.bool_]) -> None:
+    """Grows a lift-splat coverage, bool [rows, columns], by one cell, in place.
+
+    Rays of neighbouring feature pixels, and depth bins, lie further apart than cells do: of what a
+    camera sees beyond 30 m a third takes no features. Growing, unlike closing, gives the same cells
+    for a camera whatever the others see.
+    """
+    plane = covered.view(np.uint8)
+    cv2.dilate(plane, _NEIGHBOURS, dst=plane)

@@ -162,9 +162,7 @@ class Pipeline:
     def _find_observed(self, plan: FusionPlan) -> None:
         """Marks the cells that a live sensor sees, for the map and the detections."""
         observed = self._decoder.observed
-        observed.fill(False)
-        if plan.cameras and self._lifting is not None:
-            self._lifting.observed(self._camera_covered, observed)
+        np.copyto(observed, self._camera_covered)
         self._lidar_covered.fill(False)
         if plan.use_lidar and self._lidar_inputs is not None:
             np.copyto(self._lidar_covered, self._lidar_inputs.covered)

@@ -92,11 +92,25 @@ def test_a_mirrored_camera_sees_the_mirrored_point_in_the_flipped_column(samples
     assert after[1] / after[2] == pytest.approx(before[1] / before[2])
 
 
-def test_cells_between_far_rays_are_taught_though_the_mask_leaves_them_out(samples) -> None:
+def test_cells_between_far_rays_are_in_the_mask_and_taught(samples) -> None:
     example = make(samples[0], data.Switches(1.0, 0.0, 0.0, 0.0, turn=False))
     taught = example.targets.map_weight > 0
-    assert taught[example.camera_mask[0] > 0].all()
-    assert taught.sum() > 1.3 * example.camera_mask.sum()
+    assert np.array_equal(taught, example.camera_mask[0] > 0)
+    fed = np.zeros(taught.size, np.bool_)
+    fed[example.ranks[2]] = True
+    assert taught[fed.reshape(taught.shape)].all()
+    assert taught.sum() > 1.3 * fed.sum()
+
+
+def test_a_heading_and_its_opposite_share_the_axis_but_not_the_front() -> None:
+    true = torch.tensor([0.6, 0.8])
+    losses = pytest.importorskip("bev_export.metabev.losses")
+    right, opposite, across, nothing = (
+        float(losses.heading_loss(said, true))
+        for said in (true, -true, torch.tensor([-0.8, 0.6]), torch.zeros(2))
+    )
+    assert right < opposite < across
+    assert right < nothing < across
 
 
 @pytest.mark.parametrize("off", ["camera", "lidar"])

@@ -124,6 +124,40 @@ def test_the_same_seed_gives_the_same_mesh_and_another_seed_another():
         assert not np.array_equal(first.vertices, other.vertices)
 
 
+def test_an_object_takes_as_many_draws_whatever_its_shape():
+    rngs = [np.random.default_rng(8) for _ in OBJECTS]
+    for kind, rng in zip(OBJECTS, rngs, strict=True):
+        make_object(kind, rng)
+    assert len({rng.random() for rng in rngs}) == 1
+
+
+def test_what_objects_share_cannot_be_written():
+    mesh, _ = make_object("car", np.random.default_rng(1))
+    with pytest.raises(ValueError, match="read-only"):
+        mesh.faces[0, 0] = 7
+    mesh.vertices[0, 0] = 7
+    mesh.colour[0, 0] = 7
+    other, _ = make_object("car", np.random.default_rng(1))
+    assert other.vertices[0, 0] != 7
+
+
+def test_the_crown_of_a_tree_rests_on_its_trunk():
+    for seed in range(60):
+        mesh = scenery("tree", seed)
+        corners = [mesh.vertices[mesh.faces[mesh.material == m]] for m in Material]
+        leaves = corners[Material.FOLIAGE][..., 2].min()
+        assert leaves < corners[Material.BARK][..., 2].max(), seed
+
+
+def test_cars_have_seats_behind_their_windows():
+    for seed in range(20):
+        mesh, (length, width, height) = make_object("car", np.random.default_rng(seed))
+        seats = mesh.vertices[mesh.faces[mesh.material == Material.CLOTH]].reshape(-1, 3)
+        assert np.abs(seats[:, 0]).max() < length / 2 * 0.8
+        assert np.abs(seats[:, 1]).max() < width / 2 * 0.8
+        assert 0.6 * height < seats[:, 2].max() < height
+
+
 def test_scenery_stands_on_the_ground_and_has_the_asked_size():
     for kind in (*SCENERY, *POSTS):
         for seed in range(10):

@@ -11,7 +11,7 @@ from bev_runtime.geometry import invert_rigid, rigid, rotation_from_euler
 from bev_runtime.sim.agents import Agent, Path
 from bev_runtime.sim.caster import GROUND, SCENERY, Caster, Part
 from bev_runtime.sim.ground import LAYERS
-from bev_runtime.sim.lidars import LidarNoise, take_sweep
+from bev_runtime.sim.lidars import LidarNoise, look_through_glass, take_sweep
 from bev_runtime.sim.materials import Material
 from bev_runtime.sim.meshes import make_object
 from bev_runtime.sim.meshes.primitives import box
@@ -203,8 +203,8 @@ def test_the_cars_box_frames_its_pixels(town):
     local = (corners + row[:3]) @ view.camera.ego_from_camera[:3, :3]
     local -= view.camera.ego_from_camera[:3, 3] @ view.camera.ego_from_camera[:3, :3]
     pixels, _ = project(view.camera, local)
-    assert columns.min() == pytest.approx(pixels[:, 0].min(), abs=3)
-    assert columns.max() == pytest.approx(pixels[:, 0].max(), abs=3)
+    assert columns.min() == pytest.approx(pixels[:, 0].min(), abs=8)  # round corners
+    assert columns.max() == pytest.approx(pixels[:, 0].max(), abs=8)
     assert rows.max() == pytest.approx(pixels[:, 1].max(), abs=6)  # the nose is off the ground
     assert np.isfinite(picture.depth[rows, columns]).all()
 
@@ -228,6 +228,22 @@ def test_paint_returns_more_light_to_the_lidar_than_asphalt(town):
         paint.append(bright[painted & steep])
         asphalt.append(bright[~painted & on_road & steep])
     assert np.median(np.concatenate(paint)) > 2.5 * np.median(np.concatenate(asphalt))
+
+
+def test_most_light_passes_the_windows_of_a_car_and_none_those_of_a_house():
+    pane = box((0.1, 2, 2), (5, 0, 0), Material.GLASS, (9, 9, 9))
+    count = 4000
+    origins, directions = np.zeros((count, 3), np.float32), np.tile(rays((1, 0, 0)), (count, 1))
+    reached = {}
+    for owner in (0, SCENERY):
+        caster = Caster([part(quad((9, 0, 0)), SCENERY), part(pane, owner)])
+        hits = caster.cast(origins, directions)
+        look_through_glass(caster, hits, origins, directions, np.random.default_rng(0))
+        behind = caster.owner[hits.face] == (SCENERY if owner == 0 else 0)
+        assert hits.distance[hits.distance > 6] == pytest.approx(8.5, abs=1e-3)
+        reached[owner] = behind.mean()
+    assert reached[0] == pytest.approx(0.7**2, abs=0.03)  # both faces of the pane
+    assert reached[SCENERY] == 0
 
 
 def test_a_moving_lidar_distorts_its_cloud_and_a_standing_one_does_not(town):

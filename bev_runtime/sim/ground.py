@@ -114,23 +114,23 @@ def make_ground(roads: tuple[Road, ...], rng: np.random.Generator, half_size: fl
     junction = distance_to(overlap)
     asphalt = _rounded(asphalt, overlap, float(rng.uniform(3, 7)))
     clear = float(rng.uniform(2.5, 5.0))
-    lines = canvas.blank()
-    yellow = canvas.blank()
+    lines, unbroken, yellow = canvas.blank(), canvas.blank(), canvas.blank()
     for road in roads:
-        _draw_lines(canvas, road, lines, yellow, rng)
+        _draw_lines(canvas, road, (lines, unbroken, yellow), rng)
     keep = (junction > clear) & (asphalt > 0)
     lines[~keep] = 0
     crossings = canvas.blank()
     for road in roads:
         _draw_crossings(canvas, road, junction, clear, (crossings, crossing_paint, lines), rng)
     crossings &= asphalt
+    unbroken[~keep | (crossings > 0)] = 0
     kind = np.full(asphalt.shape, Material.GRASS, np.uint8)
     kind[:] = Material.GRASS if rng.random() < 0.6 else Material.PAVEMENT
     kind[pavement > 0] = Material.PAVEMENT
     kind[asphalt > 0] = Material.ASPHALT
     paint = np.maximum(lines, crossing_paint) * (asphalt > 0)
     colour = _colours(kind, paint, yellow, rng)
-    layers = np.stack([asphalt, (lines > 100).astype(np.uint8), crossings])
+    layers = np.stack([asphalt, (unbroken > 100).astype(np.uint8), crossings])
     return Ground(half_size, kind, paint, layers, _pyramid(colour), junction, random_relief(rng))
 
 
@@ -152,31 +152,36 @@ def _rounded(asphalt: Uint8, overlap: Uint8, radius: float) -> Uint8:
 
 
 def _draw_lines(
-    canvas: Canvas, road: Road, lines: Uint8, yellow: Uint8, rng: np.random.Generator
+    canvas: Canvas, road: Road, rasters: tuple[Uint8, Uint8, Uint8], rng: np.random.Generator
 ) -> None:
-    """Lane, middle and edge lines."""
+    """Lane, middle and edge lines: the paint, the same without the gaps of dashed lines (which is
+    what a lane line means to whoever drives along it, and what maps hold), and where it is yellow.
+    """
+    lines, unbroken, yellow = rasters
     profile, width = road.profile, float(rng.uniform(0.11, 0.2))
     worn = int(rng.integers(130, 256))
 
-    def stripe(offset: float, dash: tuple[float, float] | None, target: Uint8) -> None:
+    def stripe(offset: float, dash: tuple[float, float] | None) -> None:
+        whole = _fine_band(road, offset - width / 2, offset + width / 2, 0.0, road.length)
+        canvas.fill(unbroken, whole, 255, smooth=True)
         spans = [(0.0, road.length)]
         if dash is not None:
             starts = np.arange(float(rng.uniform(0, sum(dash))), road.length, sum(dash))
             spans = [(float(start), float(start) + dash[0]) for start in starts]
         for start, end in spans:
             outline = _fine_band(road, offset - width / 2, offset + width / 2, start, end)
-            canvas.fill(target, outline, worn, smooth=True)
+            canvas.fill(lines, outline, worn, smooth=True)
 
     dash = (float(rng.choice([2.0, 3.0, 4.0, 6.0])), float(rng.choice([4.0, 6.0, 9.0])))
     for lanes, side in ((profile.forward, -1), (profile.backward, 1)):
         for index in range(1, lanes):
-            stripe(side * index * profile.lane_width, dash, lines)
+            stripe(side * index * profile.lane_width, dash)
         if profile.edge_lines or profile.parking[0 if side > 0 else 1]:
-            stripe(side * lanes * profile.lane_width, None, lines)
+            stripe(side * lanes * profile.lane_width, None)
     if profile.backward and profile.forward:
         offsets = (-0.18, 0.18) if profile.double_middle else (0.0,)
         for offset in offsets:
-            stripe(offset, None if profile.double_middle or rng.random() < 0.5 else dash, lines)
+            stripe(offset, None if profile.double_middle or rng.random() < 0.5 else dash)
         if profile.yellow_middle:
             canvas.fill(yellow, road.band(-0.5, 0.5), 1)
 

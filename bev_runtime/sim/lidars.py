@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bev_runtime.demo_world.rigs import DemoLidar
 from bev_runtime.geometry import Float64
-from bev_runtime.sim.caster import GROUND, Caster
+from bev_runtime.sim.caster import GROUND, Caster, Hits
 from bev_runtime.sim.materials import DROPOUT, INTENSITY, Material
 from bev_runtime.sim.town import Town
 
@@ -22,6 +22,10 @@ SIGNAL = 40.0
 of the range.
 """
 MIN_RANGE_M = 1.0
+GLASS_PASSES = 0.7
+"""Share of the light that goes on behind a window."""
+PANES = 2
+BEHIND_GLASS_M = 0.01
 POSES_PER_TURN = 36
 
 
@@ -80,6 +84,7 @@ def take_sweep(
     )
     origins, rays = _place(directions, lidar, town_from_base)
     hits = caster.cast(origins.reshape(-1, 3), rays.reshape(-1, 3))
+    look_through_glass(caster, hits, origins.reshape(-1, 3), rays.reshape(-1, 3), rng)
     met = np.flatnonzero((hits.face >= 0) & (hits.distance < lidar.range_m))
     distance, face = hits.distance[met], hits.face[met]
     ray = rays.reshape(-1, 3)[met]
@@ -98,6 +103,34 @@ def take_sweep(
     points[:, 3] = intensity
     ring = (met // lidar.columns).astype(np.uint16)
     return Sweep(points, ring, owner.astype(np.int32))
+
+
+def look_through_glass(
+    caster: Caster, hits: Hits, origins: Float32, rays: Float32, rng: np.random.Generator
+) -> None:
+    """Moves most hits on windows of road users to what is met behind them, in place.
+
+    Of the returns from real cars about 30 % come from inside the body outline, through glass.
+
+    Args:
+        caster: what can be met.
+        hits: of the rays; `distance` and `face` are changed.
+        origins: float32 [R, 3], metres.
+        rays: float32 [R, 3], unit directions.
+        rng: which rays pass.
+    """
+    for _ in range(PANES):
+        met = np.flatnonzero(hits.face >= 0)
+        face = hits.face[met]
+        glass = (caster.material[face] == Material.GLASS) & (caster.owner[face] >= 0)
+        passed = met[glass & (rng.random(len(met), np.float32) < GLASS_PASSES)]
+        if not len(passed):
+            return
+        start = hits.distance[passed] + BEHIND_GLASS_M
+        places = origins[passed] + start[:, None] * rays[passed]
+        behind = caster.cast(np.ascontiguousarray(places, np.float32), rays[passed])
+        hits.distance[passed] = start + behind.distance
+        hits.face[passed] = behind.face
 
 
 def _place(

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
+CLOUD_OCTAVES = ((3.0, 0.4), (8.0, 0.2), (20.0, 0.1))
+"""Cells of the noise per unit of the flat sky, and weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,24 @@ class Light:
         up = np.clip(directions[:, 2], 0, 1)[:, None]
         share = np.sqrt(up)
         colour = self.horizon + share * (self.zenith - self.horizon)
-        flat = directions[:, :2] / (directions[:, 2:3].clip(0.05) + 0.15) * 40
-        cells = flat.astype(np.int32) & 511
-        cloud = np.clip(noise[cells[:, 0], cells[:, 1]] * 0.5 + 2 * self.cloudiness - 0.8, 0, 1)
+        flat = directions[:, :2] / (directions[:, 2:3].clip(0.05) + np.float32(0.15))
+        shape = np.sum(
+            [weight * _smooth(noise, np.float32(scale) * flat) for scale, weight in CLOUD_OCTAVES],
+            0,
+        )
+        cloud = np.clip(shape + 2 * self.cloudiness - 0.8, 0, 1)
         white = self.horizon * 0.5 + 120
         return np.asarray(colour + cloud[:, None] * np.minimum(share * 3, 1) * (white - colour))
+
+
+def _smooth(noise: Float32, places: Float32) -> Float32:
+    """Noise at places float32 [R, 2] in cells of the square texture, which repeats; float32 [R]."""
+    low = np.floor(places).astype(np.int32)
+    (a, b), mask = (places - low).T, len(noise) - 1
+    (i, j), (k, m) = low.T & mask, (low.T + 1) & mask
+    first = noise[i, j] * (1 - b) + noise[i, m] * b
+    second = noise[k, j] * (1 - b) + noise[k, m] * b
+    return np.asarray(first * (1 - a) + second * a, np.float32)
 
 
 def random_light(rng: np.random.Generator) -> Light:

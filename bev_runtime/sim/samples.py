@@ -179,7 +179,7 @@ def varied(rig: DemoRig, rng: np.random.Generator) -> DemoRig:
         tilt = rotation_from_euler(*(math.radians(float(rng.normal(0, 1.2))) for _ in range(3)))
         moved = model.ego_from_camera.copy()
         moved[:3, :3] = tilt @ moved[:3, :3]
-        moved[:3, 3] += [*rng.normal(0, 0.08, 3), 0, 0, lift]
+        moved[:3, 3] += rng.normal(0, 0.08, 3) + np.array([0, 0, lift])
         k = model.intrinsics.copy()
         k[0, 0] *= (zoom := float(rng.uniform(0.92, 1.1)))
         k[1, 1] *= zoom

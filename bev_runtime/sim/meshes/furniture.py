@@ -115,7 +115,8 @@ def tree(rng: np.random.Generator) -> Mesh:
             )
         return merge(parts)
     clear = height * float(rng.uniform(0.25, 0.5))
-    parts = [cylinder(trunk, (0, clear + 0.5), (0, 0), Material.BARK, (85, 68, 50), taper=0.7)]
+    stem = (0.0, (clear + height) / 2)  # into the crown, wherever that has drifted to
+    parts = [cylinder(trunk, stem, (0, 0), Material.BARK, (85, 68, 50), taper=0.6)]
     wide = float(rng.uniform(0.18, 0.32)) * height
     for _ in range(int(rng.integers(2, 6))):
         shift = rng.normal(0, 0.35, 3) * wide

@@ -74,6 +74,13 @@ def truck(rng: np.random.Generator) -> tuple[Mesh, tuple[float, float, float]]:
     radius = 0.48
     for x in (length / 2 - cab * 0.55, -length / 2 + 0.9, -length / 2 + 2.0):
         parts += wheel_pair(x, width, radius, 0.28)
+    parts += lights(length, width * 0.92, 0.75)
+    for side in (-1, 1):
+        place = (length / 2 - 0.25, side * (width / 2 + 0.02), height * 0.62)
+        parts.append(box((0.12, 0.2, 0.4), place, Material.PLASTIC, DARK))
+    parts.append(
+        box((0.04, width * 0.9, 0.14), (-length / 2, 0, 0.5), Material.SIGN, (205, 40, 35))
+    )
     return fitted(merge(parts), size), size
 
 

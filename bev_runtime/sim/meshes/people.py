@@ -7,7 +7,16 @@ import math
 import numpy as np
 
 from bev_runtime.sim.materials import Material
-from bev_runtime.sim.meshes.primitives import Mesh, box, circle, fitted, icosphere, merge, mesh
+from bev_runtime.sim.meshes.primitives import (
+    Colour,
+    Mesh,
+    box,
+    circle,
+    fitted,
+    icosphere,
+    merge,
+    mesh,
+)
 
 SKINS = ((236, 200, 175), (205, 160, 130), (150, 105, 80), (95, 65, 50))
 HAIRS = ((40, 30, 25), (90, 60, 35), (170, 140, 90), (120, 120, 120))
@@ -18,7 +27,7 @@ def limb(
     end: tuple[float, float, float],
     radius: tuple[float, float],
     material: int,
-    colour: tuple[float, ...] | np.ndarray,
+    colour: Colour,
 ) -> Mesh:
     """A tapered tube of six sides between two points."""
     a, b = np.array(start), np.array(end)
@@ -44,7 +53,7 @@ def limb(
             np.stack([zero, fan, fan + 1], 1) + 6,
         ]
     )
-    return mesh(np.concatenate(rings), faces, material, tuple(colour))
+    return mesh(np.concatenate(rings), faces, material, colour)
 
 
 def pedestrian(rng: np.random.Generator) -> tuple[Mesh, tuple[float, float, float]]:
@@ -88,19 +97,46 @@ def rider(rng: np.random.Generator, *, seat: float, reach: float, lean: float) -
     """A person sitting at height `seat` with the hands `reach` ahead, leaning by `lean` rad."""
     coat, trousers = _cloth(rng), _cloth(rng)
     x = -0.25
-    top = (x + 0.5 * math.sin(lean), 0.5 * math.cos(lean) + seat)
-    parts = [limb((x, 0, seat), (top[0], 0, top[1]), (0.17, 0.2), Material.CLOTH, coat)]
+    top = (x + 0.52 * math.sin(lean), 0.52 * math.cos(lean) + seat)
+    spine = ((x, 0.0, seat - 0.02), (top[0], 0.0, top[1]))
+    parts = [limb(*spine, (0.15, 0.19), Material.CLOTH, coat)]
+    turn = float(rng.uniform(-0.12, 0.12))  # one pedal is up where the other is down
     for side in (1, -1):
-        hand = (reach, side * 0.24, seat + 0.12)
-        parts.append(limb((top[0], side * 0.2, top[1]), hand, (0.07, 0.05), Material.CLOTH, coat))
-        knee = (x + 0.42, side * 0.15, seat - 0.12)
-        foot = (x + 0.25, side * 0.14, max(seat - 0.6, 0.12))
-        parts.append(limb((x, side * 0.1, seat), knee, (0.1, 0.08), Material.CLOTH, trousers))
-        parts.append(limb(knee, foot, (0.08, 0.06), Material.CLOTH, trousers))
-    helmet = rng.uniform(20, 230, 3)
-    head = (top[0] + 0.08, 0.0, top[1] + 0.18)
-    parts.append(icosphere((0.13, 0.12, 0.14), head, Material.PLASTIC, tuple(helmet)))
+        hand = (reach, side * 0.28, seat + 0.1)
+        elbow = ((top[0] + reach) / 2 - 0.04, side * 0.31, (top[1] + seat) / 2 + 0.02)
+        joint = (top[0], side * 0.19, top[1] - 0.04)
+        parts.append(limb(joint, elbow, (0.065, 0.055), Material.CLOTH, coat))
+        parts.append(limb(elbow, hand, (0.055, 0.04), Material.CLOTH, coat))
+        knee = (x + 0.4, side * 0.19, seat - 0.14 + side * turn)
+        foot = (x + 0.22, side * 0.15, max(seat - 0.62 + side * turn, 0.12))
+        parts.append(limb((x, side * 0.1, seat), knee, (0.1, 0.075), Material.CLOTH, trousers))
+        parts.append(limb(knee, foot, (0.075, 0.05), Material.CLOTH, trousers))
+        shoe = (foot[0] + 0.06, foot[1], foot[2] - 0.03)
+        parts.append(box((0.26, 0.1, 0.09), shoe, Material.RUBBER, (30, 28, 28)))
+    head = (top[0] + 0.06, 0.0, top[1] + 0.17)
+    skin = SKINS[int(rng.integers(len(SKINS)))]
+    parts.append(icosphere((0.1, 0.085, 0.13), head, Material.SKIN, skin))
+    crown = (head[0] - 0.01, 0.0, head[2] + 0.05)
+    parts.append(icosphere((0.13, 0.11, 0.1), crown, Material.PLASTIC, rng.uniform(20, 230, 3)))
+    if rng.random() < 0.25:
+        pack = ((spine[0][0] + spine[1][0]) / 2 - 0.22, 0.0, (spine[0][2] + spine[1][2]) / 2 + 0.05)
+        parts.append(box((0.2, 0.3, 0.4), pack, Material.CLOTH, _cloth(rng)))
     return merge(parts)
+
+
+def driver(rng: np.random.Generator, seat: tuple[float, float, float], room: float) -> Mesh:
+    """Chest and head of somebody who sits in a car.
+
+    Args:
+        rng: of the colours.
+        seat: where the belt line passes through the chest, metres.
+        room: from there to the roof, metres.
+    """
+    x, y, z = seat
+    skin = SKINS[int(rng.integers(len(SKINS)))]
+    chest = limb((x, y, z - 0.25), (x - 0.04, y, z + 0.35 * room), (0.15, 0.18), 9, _cloth(rng))
+    head = icosphere((0.1, 0.08, 0.13), (x, y, z + 0.62 * room), Material.SKIN, skin)
+    return merge([chest, head])
 
 
 def _torso(x: float, hip: float, shoulder: float, colour: np.ndarray) -> list[Mesh]:

@@ -135,13 +135,13 @@ def cylinder(
     return transform(solid, 0.0, (centre[0], centre[1], 0.0))
 
 
-def wheel(radius: float, width: float, centre: Sequence[float], *, count: int = 12) -> Mesh:
-    """A wheel that rolls along x: dark tyre and a brighter hub."""
+def wheel(
+    radius: float, width: float, centre: Sequence[float], *, count: int = 12, hub: bool = True
+) -> Mesh:
+    """A wheel that rolls along x: dark tyre and, with `hub`, a brighter disc on both sides."""
     parts = []
-    for size, thick, material, grey in (
-        (radius, width, 7, 28),
-        (radius * 0.55, width * 1.06, 8, 140),
-    ):
+    tyre, disc = (radius, width, 7, 28), (radius * 0.6, width * 1.04, 8, 140)
+    for size, thick, material, grey in (tyre, disc) if hub else (tyre,):
         upright = prism(circle(size, count), -thick / 2, thick / 2, material, (grey,) * 3)
         x, y, z = upright.vertices.T
         lying = np.stack([x, -z, y], axis=1).astype(np.float32)
@@ -198,6 +198,28 @@ def skin(
         np.concatenate(kinds).astype(np.uint8),
         np.clip(np.concatenate(shades), 0, 255).astype(np.uint8),
     )
+
+
+def hoop(radius: float, thick: float, centre: Sequence[float], *, count: int = 12) -> Mesh:
+    """The tyre of a bicycle, rolling along x: a ring of square section, with four spokes."""
+    angle = np.arange(count) * 2 * math.pi / count
+    outer = np.stack([np.cos(angle), np.sin(angle)], axis=1) * radius
+    inner = outer * (1 - 1.6 * thick / radius)
+    half = np.full((count, 1), thick / 2)
+    rims = [(flat, side * half) for flat in (outer, inner) for side in (1, -1)]
+    corners = [np.insert(flat, [1], shift, axis=1) for flat, shift in rims]
+    i = np.arange(count)
+    j = (i + 1) % count
+    faces = []
+    for a, b in ((0, 1), (1, 3), (3, 2), (2, 0)):
+        near, far = a * count, b * count
+        faces.append(np.stack([i + near, j + near, j + far], axis=1))
+        faces.append(np.stack([i + near, j + far, i + far], axis=1))
+    tyre = mesh(np.concatenate(corners), np.concatenate(faces), 7, (30, 30, 30))
+    bar = 2 * radius - 2.4 * thick
+    spokes = [box((0.012, 0.012, bar), (0, 0, 0), 8, (150,) * 3)]
+    spokes.append(box((bar, 0.012, 0.012), (0, 0, 0), 8, (150,) * 3))
+    return transform(merge([tyre, *spokes]), 0.0, centre)
 
 
 def icosphere(

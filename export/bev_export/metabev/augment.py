@@ -75,7 +75,7 @@ def corrupt_points(
         points[:, :3] += noise * np.float32(rng.uniform(0.01, 0.04))
     if spoil.happens(0.8):
         points[:, 3] = np.clip(points[:, 3] * np.float32(rng.uniform(0.5, 1.6)), 0, 255)
-    if spoil.happens(0.15):
+    if spoil.happens(0.25):
         points[:, 3] = 0 if rng.random() < 0.5 else points[:, 3] / 255
     return points, counts
 

@@ -7,15 +7,17 @@ from torch.nn import functional
 
 from bev_export.metabev import model as spec
 
-TERM_WEIGHTS = (2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.5, 1.5, 0.1, 0.1)
+TERM_WEIGHTS = (2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.1, 0.1)
+HEADING = slice(6, 8)
+AXIS_WEIGHT, FRONT_WEIGHT, FRONT_SHARPNESS = 1.5, 0.5, 4.0
 MAP_POSITIVE = (1.0, 2.5, 3.0)
-WEIGHTS = {"heat": 1.0, "box": 0.5, "map": 2.5, "dice": 1.0, "depth": 0.5}
+WEIGHTS = {"heat": 1.0, "box": 0.5, "map": 2.5, "dice": 2.0, "depth": 0.5}
 
 
 def detection_losses(
     heatmap: torch.Tensor, boxes: torch.Tensor, targets: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Focal loss of CenterNet (Zhou et al., 2019) and L1 at the peaks.
+    """Focal loss of CenterNet (Zhou et al., 2019) and L1 at the peaks; `heading_loss` there too.
 
     Args:
         heatmap: logits [B, 8, 128, 128].
@@ -31,9 +33,29 @@ def detection_losses(
     heat_loss = -((positive + negative) * weight).sum() / number
     cells = targets["cells"][:, None].expand(-1, spec.BOX_TERMS, -1)
     found = boxes.flatten(2).gather(2, cells).transpose(1, 2)
-    error = (found - targets["terms"]).abs() * torch.tensor(TERM_WEIGHTS)
-    box_loss = (error * targets["present"][..., None]).sum() / number
+    error = ((found - targets["terms"]).abs() * torch.tensor(TERM_WEIGHTS)).sum(dim=-1)
+    error = error + heading_loss(found[..., HEADING], targets["terms"][..., HEADING])
+    box_loss = (error * targets["present"]).sum() / number
     return {"heat": heat_loss, "box": box_loss}
+
+
+def heading_loss(said: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """The axis of an object, and apart from it which end is the front.
+
+    Plain L1 of sine and cosine is as content with any value between two opposite headings where
+    front and back look alike: the axis is lost too. Here the nearer of the two opposite headings
+    counts, and the side is a logistic loss of its own.
+
+    Args:
+        said: [..., 2] sine and cosine.
+        true: the same.
+
+    Returns:
+        [...].
+    """
+    axis = torch.minimum((said - true).abs().sum(dim=-1), (said + true).abs().sum(dim=-1))
+    front = functional.softplus(-FRONT_SHARPNESS * (said * true).sum(dim=-1))
+    return AXIS_WEIGHT * axis + FRONT_WEIGHT * front
 
 
 def map_losses(logits: torch.Tensor, targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
