@@ -149,6 +149,13 @@ class Rig(Strict):
         doubled = sorted({topic for topic in topics if topics.count(topic) > 1})
         if doubled:
             raise ValueError(f"topics {doubled} are given to two sensors")
+        others = {camera.info_topic for camera in self.cameras.values()} | {self.odometry_topic}
+        shared = sorted(set(topics) & (others - {None}))
+        if shared:
+            raise ValueError(
+                f"topics {shared} are given as a sensor's and as a camera's info_topic or as "
+                "odometry_topic: a topic carries one kind of message"
+            )
         if self.lidar and self.lidar.name in self.cameras:
             raise ValueError(f"the name '{self.lidar.name}' is given to a camera and to the LiDAR")
         if self.reference is not None and self.reference not in self.sensor_names:

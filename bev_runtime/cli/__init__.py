@@ -17,6 +17,7 @@ from bev_runtime.cli import (
     demo,
     evaluate,
     inspect,
+    play,
     replay,
     robustness,
     schema,
@@ -25,7 +26,7 @@ from bev_runtime.cli import (
 from bev_runtime.cli.console import console
 from bev_runtime.errors import BevRuntimeError, ConfigError
 
-COMMANDS = (demo, replay, evaluate, robustness, inspect, check_calib, schema, simulate)
+COMMANDS = (demo, replay, play, evaluate, robustness, inspect, check_calib, schema, simulate)
 DESCRIPTION = """\
 Bird's-eye-view perception: cameras and LiDAR go in, maps and detections come out, and what is
 missing is said. Start with `bev-runtime demo`, then replay a bag of your own:

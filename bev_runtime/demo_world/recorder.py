@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from rosbags.interfaces import (
-    Connection,
     Qos,
     QosDurability,
     QosHistory,
@@ -16,8 +16,8 @@ from rosbags.interfaces import (
     QosReliability,
     QosTime,
 )
-from rosbags.rosbag2 import Writer
 from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
 
 from bev_runtime.demo_world.rigs import DemoCamera, DemoRig
 from bev_runtime.geometry import Float64, quaternion_from_rotation
@@ -46,11 +46,28 @@ def _quality_of_service(*, latched: bool) -> Qos:
     )
 
 
+class Writer(Protocol):
+    """What takes the messages: an open bag of rosbags, or live topics."""
+
+    def add_connection(
+        self,
+        topic: str,
+        msgtype: str,
+        *,
+        typestore: Typestore | None = None,
+        offered_qos_profiles: Sequence[Qos] = (),
+    ) -> Any:  # noqa: ANN401 (whatever `write` takes)
+        """Announces a topic."""
+
+    def write(self, connection: Any, timestamp: int, data: bytes | memoryview) -> None:  # noqa: ANN401
+        """Takes one message as CDR bytes."""
+
+
 class Recorder:
-    """Writes the messages of one bag; a topic is announced with its first message.
+    """Writes the messages of one drive; a topic is announced with its first message.
 
     Args:
-        writer: an open bag.
+        writer: an open bag, or live topics.
         latency_ns: how long after its stamp each message arrives.
     """
 
@@ -59,7 +76,7 @@ class Recorder:
         self._latency_ns = latency_ns
         self._store = get_typestore(Stores.ROS2_HUMBLE)
         self._types: Mapping[str, Callable[..., object]] = self._store.types
-        self._connections: dict[str, Connection] = {}
+        self._connections: dict[str, Any] = {}
 
     def static_transforms(self, stamp_ns: int, rig: DemoRig) -> None:
         """Writes the sensors' poses on /tf_static. A camera's frame id is its name, and is the

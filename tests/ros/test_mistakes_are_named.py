@@ -1,0 +1,165 @@
+"""A common mistake gets one clear line within a second."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("rclpy", reason="rclpy is not installed: make ros-env")
+
+from live_talker import Talker, live_rig
+from ros_processes import Process, World, until
+
+pytestmark = pytest.mark.ros
+CAMERAS = {"front": 0.0, "left": 90.0}
+
+
+def write_rig(folder: Path, content: dict[str, Any]) -> Path:
+    path = folder / "rig.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def activated(process: Process) -> float:
+    process.wait_for("configured")
+    return time.monotonic()
+
+
+def lines_with(process: Process, text: str) -> list[str]:
+    return [line for line in process.log.splitlines() if text in line]
+
+
+def expect_line(process: Process, text: str, since_s: float, within_s: float = 3.0) -> str:
+    """The one line with a text: within a second on an idle machine, where discovery takes 0.2."""
+    process.wait_for(text, 10.0)
+    assert time.monotonic() - since_s < within_s, process.log
+    time.sleep(0.6)
+    found = lines_with(process, text)
+    assert len(found) == 1, process.log
+    return found[0]
+
+
+def test_a_wrong_topic_is_named_with_the_topics_that_would_fit(
+    world: World, tiny_model: Path, tmp_path: Path
+):
+    talker = Talker(world.listener.node, CAMERAS)
+    rig = live_rig(list(CAMERAS))
+    rig["cameras"]["front"]["topic"] = "/frnt/image_raw"
+    node = world.node(model=tiny_model, rig_file=write_rig(tmp_path, rig))
+    line = expect_line(node, "nobody publishes /frnt/image_raw", activated(node))
+    assert "/front/image_raw" in line
+    assert lines_with(node, "nobody publishes") == [line]
+    talker.close()
+
+
+def test_a_qos_mismatch_is_named_with_its_cure(world: World, tiny_model: Path, tmp_path: Path):
+    talker = Talker(world.listener.node, {"front": 0.0}, reliability="best_effort", infos=False)
+    calibration = {
+        "width": 160,
+        "height": 90,
+        "intrinsics": [80.0, 0, 79.5, 0, 80.0, 44.5, 0, 0, 1],
+    }
+    rig = live_rig(["front"])
+    rig["cameras"]["front"] |= {"info_topic": None, "calibration": calibration}
+    parameters = {"input_qos.reliability": "reliable"}
+    node = world.node(model=tiny_model, rig_file=write_rig(tmp_path, rig), **parameters)
+    line = expect_line(node, "offered best_effort", activated(node))
+    assert "/front/image_raw" in line
+    assert "input_qos.reliability" in line
+    talker.close()
+
+
+def test_transforms_that_are_not_published_are_named(
+    world: World, tiny_model: Path, tmp_path: Path
+):
+    talker = Talker(world.listener.node, CAMERAS, static=False)
+    rig = write_rig(tmp_path, live_rig(list(CAMERAS)))
+    node = world.node(model=tiny_model, rig_file=rig)
+    expect_line(node, "static transforms: nobody publishes /tf_static", activated(node))
+    node.wait_for("front is not calibrated: no static transform from 'front' to 'base_link'", 3.0)
+    talker.close()
+
+
+def test_static_transforms_that_are_not_latched_are_named(
+    world: World, tiny_model: Path, tmp_path: Path
+):
+    talker = Talker(world.listener.node, CAMERAS, latched=False)
+    rig = write_rig(tmp_path, live_rig(list(CAMERAS)))
+    node = world.node(model=tiny_model, rig_file=rig)
+    line = expect_line(node, "offered volatile", activated(node))
+    assert "/tf_static" in line
+    talker.close()
+
+
+def test_a_topic_of_another_type_is_named(world: World, tiny_model: Path, tmp_path: Path):
+    talker = Talker(world.listener.node, {**CAMERAS, "back": 180.0})
+    rig = live_rig(list(CAMERAS))
+    rig["cameras"]["front"]["topic"] = "/back/camera_info"
+    node = world.node(model=tiny_model, rig_file=write_rig(tmp_path, rig))
+    line = expect_line(node, "is published as sensor_msgs/msg/CameraInfo", activated(node))
+    assert "expected sensor_msgs/msg/Image" in line
+    talker.close()
+
+
+def test_a_clock_that_does_not_run_is_named(world: World, tiny_model: Path, drive_rig: Path):
+    node = world.node(model=tiny_model, rig_file=drive_rig, use_sim_time=True)
+    expect_line(node, "nothing publishes /clock", activated(node))
+
+
+def test_a_missing_model_leaves_the_node_unconfigured(world: World, drive_rig: Path):
+    node = world.node(model="no_such_model", rig_file=drive_rig, autostart=False)
+    world.listener.state()
+    assert not world.listener.change_state(1)
+    assert world.listener.state() == "unconfigured"
+    assert "twinlite_ground_map" in expect_line(node, "no_such_model", time.monotonic())
+    assert "Traceback" not in node.log
+
+
+def test_with_autostart_a_missing_model_ends_the_process(world: World, drive_rig: Path):
+    node = world.node(model="no_such_model", rig_file=drive_rig)
+    assert node.popen.wait(10) == 1
+    assert len(lines_with(node, "no_such_model")) == 1
+    assert "Traceback" not in node.log
+
+
+def test_cameras_named_differently_from_the_model_are_named(
+    world: World, named_model: Path, drive_rig: Path
+):
+    node = world.node(model=named_model, rig_file=drive_rig)
+    line = expect_line(node, "takes cameras CAM_A, CAM_B", activated(node))
+    assert "back, front, left" in line
+
+
+def test_outputs_without_their_package_are_off_and_the_others_work(
+    world: World, fusion_model: Path, drive_rig: Path
+):
+    code = (
+        "import sys; sys.modules['vision_msgs'] = None\n"
+        "from bev_runtime_ros.main import main; sys.exit(main())"
+    )
+    words = [f"model:={fusion_model}", f"rig_file:={drive_rig}", "autostart:=true"]
+    words = ["-c", code, "--ros-args", *(w for word in words for w in ("-p", word))]
+    node = world.start(words, "node")
+    line = expect_line(node, "~/output/detections is off", activated(node))
+    assert "vision_msgs" in line
+
+    def topics() -> set[str]:
+        return {name for name, _ in world.listener.node.get_topic_names_and_types()}
+
+    until(lambda: "/bev_runtime/output/mode" in topics(), 5, node.log)
+    assert "/bev_runtime/output/detections" not in topics()
+
+
+def test_without_rclpy_the_node_says_what_to_source(world: World):
+    code = (
+        "import sys; sys.modules['rclpy'] = None\n"
+        "from bev_runtime_ros.main import main; sys.exit(main())"
+    )
+    node = world.start(["-c", code], "node")
+    assert node.popen.wait(10) == 1
+    assert "source your ROS 2 installation" in node.log
+    assert "Traceback" not in node.log
