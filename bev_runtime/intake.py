@@ -76,6 +76,10 @@ class Intake:
             self._routes[rig.lidar.topic] = partial(self._on_sample, rig.lidar.name)
         if rig.odometry_topic is not None:
             self._routes[rig.odometry_topic] = self._on_odometry
+        offsets_s = {name: camera.stamp_offset_s for name, camera in rig.cameras.items()}
+        if rig.lidar is not None:
+            offsets_s[rig.lidar.name] = rig.lidar.stamp_offset_s
+        self._offsets_ns = {name: round(value * 1e9) for name, value in offsets_s.items()}
         self.ignored: dict[str, int] = {}
 
     @property
@@ -112,7 +116,7 @@ class Intake:
                 text = f"{name}: {msgtype}, expected one of {', '.join(CONVERTERS)}"
                 raise SampleRejected("wrong_type", text)
             message = self._decode(msgtype, raw)
-            stamp_ns = stamp_of(message.header)
+            stamp_ns = stamp_of(message.header) + self._offsets_ns[name]
             runtime.check_stamp(name, stamp_ns, now_ns)
             sample = CONVERTERS[msgtype](name, stamp_ns, message)
             fingerprint = fingerprint_of(sample)

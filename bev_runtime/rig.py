@@ -80,7 +80,8 @@ class CameraConfig(Strict):
     ignored.
 
     `rate_hz`: expected rate; a camera slower than 8 Hz needs it, or its silence between frames
-    looks like a loss.
+    looks like a loss. `stamp_offset_s`: added to every stamp, for a driver whose stamps are early
+    or late (say, by half an exposure, or by the delay of a camera's own buffer).
     """
 
     topic: Topic
@@ -88,16 +89,20 @@ class CameraConfig(Strict):
     frame_id: str | None = None
     rectified: bool = False
     rate_hz: float | None = Field(default=None, gt=0, le=1000)
+    stamp_offset_s: float = Field(default=0.0, ge=-1, le=1)
     calibration: CameraCalibration | None = None
 
 
 class LidarConfig(Strict):
-    """The LiDAR; its frame is read from the clouds unless `frame_id` says otherwise."""
+    """The LiDAR; its frame is read from the clouds unless `frame_id` says otherwise.
+    `stamp_offset_s`: as of a camera (say, half a turn where stamps are those of its start).
+    """
 
     name: SensorName
     topic: Topic
     frame_id: str | None = None
     rate_hz: float | None = Field(default=None, gt=0, le=1000)
+    stamp_offset_s: float = Field(default=0.0, ge=-1, le=1)
     base_from_lidar: Pose | None = None
 
 

@@ -223,7 +223,18 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         f"input_qos.depth:={options.depth}",
     ]
     words = [word for argument in arguments for word in ("-p", argument)]
-    node = subprocess.Popen([sys.executable, "-m", "bev_runtime_ros", "--ros-args", *words])
+    command = [sys.executable, "-m", "bev_runtime_ros", "--ros-args", *words]
+    if options.baseline:
+        baseline = Path(__file__).with_name("bench_ros_baseline.py")
+        command = [
+            sys.executable,
+            str(baseline),
+            str(options.model or model),
+            str(folder / "rig.yaml"),
+        ]
+    node = subprocess.Popen(
+        command, stdout=subprocess.PIPE if options.baseline else None, text=True
+    )
     rclpy.init()
     watcher = Watcher(node.pid)
     time.sleep(3.0)
@@ -238,6 +249,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     after, spent_s = watcher.cpu_s(), time.monotonic() - start_s
     sent = json.loads(publisher.communicate()[0])
     time.sleep(1.0)
+    node.send_signal(signal.SIGINT)
+    printed = node.communicate(timeout=10)[0]
+    if options.baseline:
+        found = json.loads(printed)
+        watcher.latency_ms, watcher.total_ms = found["latency_ms"], found["total_ms"]
+        by_topic = {topic: {"received": str(n)} for topic, n in found["received"].items()}
     result = {
         "cpu_cores": {k: round((after[k] - before.get(k, 0)) / spent_s, 3) for k in after},
         "publisher_cpu_cores": round(sent["cpu_s"] / options.seconds, 3),
@@ -256,7 +273,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     topics = {camera["topic"]: name for name, camera in rig()["cameras"].items()}
     topics["/top/points"] = "top"
     for topic, name in topics.items():
-        values = watcher.values.get(name, {})
+        values = by_topic[topic] if options.baseline else watcher.values.get(name, {})
         result["sensors"][name] = {
             "sent": sent["sent"].get(topic, 0),
             **{
@@ -265,8 +282,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 if k in ("received", "used", "superseded") or k.startswith("rejected")
             },
         }
-    node.send_signal(signal.SIGINT)
-    node.wait(10)
     return result
 
 
@@ -280,6 +295,7 @@ def main() -> int:
     parser.add_argument("--reliability", default="best_effort", help="of the node's subscriptions")
     parser.add_argument("--executor", default="auto", help="of the node")
     parser.add_argument("--depth", type=int, default=5)
+    parser.add_argument("--baseline", action="store_true", help="measure the plain node instead")
     parser.add_argument("--offer", default="reliable", help="reliability of the publisher")
     parser.add_argument("--publish", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -10,6 +10,9 @@ import pytest
 from ros_messages import PERIOD, START, drive, write_bag
 from rosbags.rosbag2 import StoragePlugin
 
+from bev_runtime.bags import Bag
+from bev_runtime.rig_inference import infer_rig
+
 CAMERAS = ("back", "front", "left")
 
 
@@ -193,3 +196,20 @@ def test_a_model_with_named_cameras_calls_one_that_the_rig_lacks_missing(
     summary = run_replay(drive_bag, model=model)
     assert summary["modes"] == {"DEGRADED": 20}
     assert "roof: not in the rig" in summary["mode_changes"][0]["reason"]
+
+
+def test_a_stamp_offset_moves_the_outputs_and_shows_in_the_ages(run_replay, drive_bag, tmp_path):
+    with Bag(drive_bag) as bag:
+        rig = infer_rig(bag).rig
+    assert rig.lidar is not None
+    late = rig.cameras["left"].model_copy(update={"stamp_offset_s": -0.03})
+    ahead = rig.lidar.model_copy(update={"stamp_offset_s": 0.01})
+    moved = rig.model_copy(update={"cameras": {**rig.cameras, "left": late}, "lidar": ahead})
+    stamps, ages = {}, {}
+    for name, chosen in (("plain", rig), ("moved", moved)):
+        run_replay(drive_bag, rig=chosen, out=tmp_path / name)
+        lines = (tmp_path / name / "detections.jsonl").read_text().splitlines()
+        stamps[name] = [json.loads(line)["stamp_ns"] for line in lines]
+        ages[name] = json.loads(lines[5])["sensor_age_ms"]["left"]
+    assert stamps["moved"][3] - stamps["plain"][3] == 10_000_000
+    assert ages["moved"] - ages["plain"] == pytest.approx(40.0, abs=1e-3)
