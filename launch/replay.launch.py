@@ -21,6 +21,7 @@ from launch.actions import (
     IncludeLaunchDescription,
     OpaqueFunction,
     RegisterEventHandler,
+    TimerAction,
 )
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
@@ -31,6 +32,8 @@ from launch_ros.event_handlers import OnStateTransition
 from launch import LaunchContext, LaunchDescription
 
 HERE = Path(__file__).resolve().parent
+LAST_OUTPUTS_S = 2.0
+"""What the node still has to infer when the bag is at its end."""
 ARGUMENTS = {
     "bag": (None, "rosbag2 folder, or an .mcap or .db3 file"),
     "rig": ("", "rig file or name; empty: inferred from the bag"),
@@ -76,7 +79,8 @@ def start(context: LaunchContext) -> list[Any]:
     when_active = OnStateTransition(goal_state="active", entities=[player])
     actions: list[Any] = [RegisterEventHandler(when_active), node]
     if values["exit_with_bag"].lower() == "true" and values["loop"].lower() != "true":
-        end = EmitEvent(event=Shutdown(reason="the bag has been played"))
+        shutdown = EmitEvent(event=Shutdown(reason="the bag has been played"))
+        end = TimerAction(period=LAST_OUTPUTS_S, actions=[shutdown])
         actions.append(RegisterEventHandler(OnProcessExit(target_action=player, on_exit=[end])))
     return actions
 
