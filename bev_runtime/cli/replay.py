@@ -22,7 +22,7 @@ from bev_runtime.cli.console import (
     results,
 )
 from bev_runtime.errors import ConfigError
-from bev_runtime.faults import GRAMMAR, parse_fault
+from bev_runtime.faults import GRAMMAR, KINDS, parse_fault
 from bev_runtime.model import ModelPackage, load_model
 from bev_runtime.pipeline import Pipeline
 from bev_runtime.replay import replay, summarise
@@ -32,9 +32,11 @@ from bev_runtime.runtime import Runtime
 from bev_runtime.sinks import Sink, latency_percentiles, open_sinks, write_summary
 
 MAX_THREADS = 64
+FAULT_LINES = "\n".join(f"  {name:<9}{kind.describe()}" for name, kind in KINDS.items())
 EPILOG = f"""\
 faults: {GRAMMAR}
-  kinds: drop (p=1), freeze, delay (ms=200), jitter (ms=50); SENSOR may be a pattern such as CAM_*
+SENSOR may be a pattern such as CAM_*, FROM and TO are seconds; the kinds, with their defaults:
+{FAULT_LINES}
 
 examples:
   bev-runtime replay drive.mcap --model twinlite_ground_map --out out

@@ -29,6 +29,11 @@ class Kind:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     needs: str | None = None
 
+    def describe(self) -> str:
+        """What it does and takes, in one line."""
+        options = ", ".join(f"{name}={p.default:g}" for name, p in self.parameters.items())
+        return f"{self.text} ({options})" if options else self.text
+
 
 SHARE = Parameter(1.0, 0.0, 1.0)
 HOUR_MS = 3_600_000.0
