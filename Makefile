@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := bev_runtime export tests launch ros2_ws scripts setup.py
 EXTRAS ?= test,sim,view
+NODE := ros2_ws/src/bev_runtime_ros
 STAMP := $(VENV)/.installed
 
 .PHONY: help demo test bench lint format ros-env clean
@@ -33,6 +34,7 @@ lint: $(STAMP) ## style, types, architecture
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
+	if [ -x $(BIN)/ros-env ]; then MYPYPATH=$(NODE) $(BIN)/mypy --package bev_runtime_ros; fi
 	$(BIN)/lint-imports
 
 format: $(STAMP) ## format the code
