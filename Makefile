@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := bev_runtime export tests launch ros2_ws scripts setup.py
+SOURCES := bev_runtime export plugins tests launch ros2_ws scripts setup.py
 EXTRAS ?= test,sim,view
 NODE := ros2_ws/src/bev_runtime_ros
 STAMP := $(VENV)/.installed

@@ -2,4 +2,4 @@
 sensors die.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.3.0"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +14,15 @@ from bev_runtime.camera import scale_camera
 from bev_runtime.camera_geometry import ground_geometry
 from bev_runtime.errors import SampleRejected
 from bev_runtime.geometry import Float64, pixel_scaling
-from bev_runtime.manifest import Cameras, GroundPlane, LiftSplat
+from bev_runtime.manifest import Cameras, Voxels
 from bev_runtime.manifest_sections import GEOMETRY_CHANNELS
+from bev_runtime.manifest_views import View
 from bev_runtime.preprocess import NetworkInput
 from bev_runtime.types import Calibration, CameraFrame, CameraModel, Snapshot
 
 ASPECT_TOLERANCE = 0.01
+Models = Mapping[str, CameraModel]
+"""Cameras by name, in the order of the batch."""
 
 
 @dataclass(slots=True)
@@ -41,9 +44,7 @@ class CameraInputs:
         num_threads: cameras that are decoded at once.
     """
 
-    def __init__(
-        self, cameras: Cameras, view: GroundPlane | LiftSplat, *, num_threads: int = 1
-    ) -> None:
+    def __init__(self, cameras: Cameras, view: View, *, num_threads: int = 1) -> None:
         self._pool = ThreadPoolExecutor(num_threads, "decode") if num_threads > 1 else None
         image = cameras.image
         self._input = NetworkInput(image, cameras.max)
@@ -55,6 +56,11 @@ class CameraInputs:
         self._feature_map = pixel_scaling(
             view.feature_width / image.width, view.feature_height / image.height
         )
+        if view.feature_pixels is not None:
+            self._feature_map = np.diag([*view.feature_pixels.scale, 1.0])
+            self._feature_map[:2, 2] = view.feature_pixels.offset
+        self._is_scaled = view.resized_pixels == "scaled"
+        self._reference = view.reference_camera if isinstance(view, Voxels) else None
         self._cameras: dict[str, _FeatureCamera] = {}
 
     def tensors(self, count: int) -> dict[str, NDArray[Any]]:
@@ -76,9 +82,12 @@ class CameraInputs:
 
         Returns:
             For each camera written, in the order of the slots, its model in pixels of the feature
-            map; for each one that turned out to be unusable, the reason.
+            map; for each one that turned out to be unusable, the reason. Without the pose of the
+            camera that the model's volume is fixed to, that is all of them.
         """
         live = [snapshot.cameras[name] for name in names if name in snapshot.cameras]
+        if self._reference is not None and self._reference not in calibration.cameras:
+            return {}, {frame.name: f"no_pose_of_{self._reference}" for frame in live}
         cameras = [calibration.cameras[frame.name] for frame in live]
         work = (self._try_write, range(len(live)), live, cameras)
         each = list(self._pool.map(*work) if self._pool is not None else map(*work))
@@ -109,7 +118,10 @@ class CameraInputs:
         pixel_map = self._input.write(slot, frame)
         kept = self._cameras.get(frame.name)
         if kept is None or kept.source is not camera or kept.pixel_map is not pixel_map:
-            model = scale_camera(camera, self._feature_map @ pixel_map @ sent, self._feature_size)
+            resized = pixel_map @ sent
+            if self._is_scaled:  # moves pixel centres from integers to halves
+                resized[:2, 2] += (1 - resized.diagonal()[:2]) / 2
+            model = scale_camera(camera, self._feature_map @ resized, self._feature_size)
             geometry = ground_geometry(model) if self._geometry_name else None
             kept = _FeatureCamera(camera, pixel_map, model, geometry)
             self._cameras[frame.name] = kept

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bev_runtime.manifest import FusedInput, Manifest
 from bev_runtime.rig import Rig
-from bev_runtime.types import FusionPlan, Mode
+from bev_runtime.types import FusionPlan, Mode, Snapshot
 
 Float32 = NDArray[np.float32]
 
@@ -52,6 +52,15 @@ def choose_plan(
     )
 
 
+def sensor_ages_ms(snapshot: Snapshot, plan: FusionPlan) -> dict[str, float]:
+    """Stamp of the output minus stamp of the sample of each sensor that takes part."""
+    reference = snapshot.reference_stamp_ns
+    ages = {name: (reference - snapshot.cameras[name].stamp_ns) / 1e6 for name in plan.cameras}
+    if plan.use_lidar and snapshot.cloud is not None:
+        ages[snapshot.cloud.name] = (reference - snapshot.cloud.stamp_ns) / 1e6
+    return ages
+
+
 def cameras_taken(manifest: Manifest, rig: Rig) -> tuple[str, ...]:
     """The cameras of the rig that the model takes, in the order in which the network gets them."""
     if manifest.cameras is None:
@@ -81,9 +90,23 @@ def stages_to_run(manifest: Manifest, *, cameras: bool, lidar: bool) -> tuple[st
     there = {tensor.name for stage in stages for tensor in stage.outputs}
     for fused in fused_inputs(manifest):
         there |= {fused.tensor, fused.mask}
+    if manifest.radar is not None:
+        there.add(manifest.radar.tensor)
+    if manifest.temporal is not None:
+        there |= {manifest.temporal.past, manifest.temporal.ego_motion}
     if head is not None and {tensor.name for tensor in head.inputs} <= there:
         stages.append(head)
     return tuple(stage.name for stage in stages)
+
+
+def stages_by_sensors(manifest: Manifest) -> dict[tuple[bool, bool], tuple[str, ...]]:
+    """`stages_to_run` for every (live cameras, live LiDAR)."""
+    both = (False, True)
+    return {
+        (cameras, lidar): stages_to_run(manifest, cameras=cameras, lidar=lidar)
+        for cameras in both
+        for lidar in both
+    }
 
 
 def fused_inputs(manifest: Manifest) -> tuple[FusedInput, ...]:
@@ -101,10 +124,11 @@ class _Modality:
 
 
 class HeadInputs:
-    """Masks and stand-ins for a fusing head, in memory that is allocated once.
+    """What the head reads beside the features of the branches, in memory that is allocated once:
+    masks, stand-ins for absent features, and the radar's volume.
 
     Args:
-        manifest: any model; without a section `fusion` there are none.
+        manifest: any model; without the sections `fusion` and `radar` there is nothing.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -118,6 +142,26 @@ class HeadInputs:
             )
             for spec in fused_inputs(manifest)
         )
+        self._radar = manifest.radar
+        self._offered: Float32 | None = None
+        read = {tensor.name: tensor.shape for s in manifest.stages for tensor in s.inputs}
+        if self._radar is not None:
+            shape = [int(size) for size in read[self._radar.tensor]]
+            self._no_radar = np.zeros(shape, np.float32)
+
+    def offer(self, radar: Float32) -> None:
+        """Gives the radar's volume to the next output, and to no other.
+
+        Args:
+            radar: from `RadarVolume.fill`; read in place, so leave it alone until that output.
+
+        Raises:
+            ValueError: the model takes no radar, or another shape.
+        """
+        if self._radar is None or radar.shape != self._no_radar.shape:
+            expected = "no radar" if self._radar is None else list(self._no_radar.shape)
+            raise ValueError(f"a radar volume {list(radar.shape)} was given, expected {expected}")
+        self._offered = radar
 
     def tensors(
         self, plan: FusionPlan, camera_covered: NDArray[np.bool_], lidar_covered: NDArray[np.bool_]
@@ -138,4 +182,7 @@ class HeadInputs:
                 modality.mask.fill(0)
                 inputs[modality.spec.tensor] = modality.zeros
             inputs[modality.spec.mask] = modality.mask
+        if self._radar is not None:
+            offered, self._offered = self._offered, None
+            inputs[self._radar.tensor] = self._no_radar if offered is None else offered
         return inputs

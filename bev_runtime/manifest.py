@@ -18,19 +18,31 @@ from bev_runtime.manifest_sections import (
     Accuracy,
     Cameras,
     Detection,
-    Dimension,
     FusedInput,
     Fusion,
     Grid,
-    GroundPlane,
     ImageInput,
-    LiftSplat,
     MapOutput,
     Name,
     Pillars,
     Stage,
     Strict,
     Tensor,
+)
+from bev_runtime.manifest_temporal import (
+    InstanceOutput,
+    Temporal,
+    check_instances,
+    check_temporal,
+)
+from bev_runtime.manifest_views import (
+    GroundPlane,
+    Learned,
+    LiftSplat,
+    Radar,
+    ViewTransformSpec,
+    Voxels,
+    check_radar,
 )
 from bev_runtime.types import BevGrid
 
@@ -43,13 +55,18 @@ __all__ = [
     "Grid",
     "GroundPlane",
     "ImageInput",
+    "InstanceOutput",
+    "Learned",
     "LiftSplat",
     "Manifest",
     "MapOutput",
     "Pillars",
+    "Radar",
     "Stage",
     "Strict",
+    "Temporal",
     "Tensor",
+    "Voxels",
 ]
 
 FORMAT = "bev-runtime-model-1"
@@ -60,9 +77,10 @@ BRANCHES = ("camera_branch", "lidar_branch")
 class Manifest(Strict):
     """The whole manifest.
 
-    `cameras` with `view_transform`, `lidar`, or both; `map`, `detection`, or both. `fusion` is
-    needed by a head that reads features of cameras and LiDAR. `dimensions`: the largest value of
-    each symbolic dimension; buffers are allocated for it once, at load.
+    `cameras` with `view_transform`, `lidar`, or both; one or more of `map`, `detection` and
+    `instances`. `fusion` is needed by a head that reads features of cameras and LiDAR, `temporal`
+    by one that reads features of the past. `dimensions`: the largest value of each symbolic
+    dimension; buffers are allocated for it once, at load.
     """
 
     format: Literal["bev-runtime-model-1"]
@@ -75,12 +93,15 @@ class Manifest(Strict):
     cameras: Cameras | None = None
     lidar: Pillars | None = None
     grid: Grid
-    view_transform: Annotated[GroundPlane | LiftSplat, Field(discriminator="kind")] | None = None
+    view_transform: ViewTransformSpec | None = None
     stages: tuple[Stage, ...] = Field(min_length=1)
     dimensions: dict[Name, Annotated[int, Field(ge=1, le=1 << 28)]] = Field(default_factory=dict)
+    radar: Radar | None = None
     fusion: Fusion | None = None
+    temporal: Temporal | None = None
     map: MapOutput | None = None
     detection: Detection | None = None
+    instances: InstanceOutput | None = None
     accuracy: tuple[Accuracy, ...] = ()
 
     @model_validator(mode="after")
@@ -131,8 +152,10 @@ class Manifest(Strict):
         """Something goes in and something comes out, and branches have their sections."""
         if self.cameras is None and self.lidar is None:
             raise ValueError("neither 'cameras' nor 'lidar' is given: the model takes no sensor")
-        if self.map is None and self.detection is None:
-            raise ValueError("neither 'map' nor 'detection' is given: the model gives no output")
+        if self.map is None and self.detection is None and self.instances is None:
+            raise ValueError(
+                "none of 'map', 'detection' and 'instances' is given: the model gives no output"
+            )
         if (self.cameras is None) != (self.view_transform is None):
             raise ValueError("'cameras' and 'view_transform' belong together: give both or neither")
         for branch, section in zip(BRANCHES, (self.cameras, self.lidar), strict=True):
@@ -147,22 +170,21 @@ class Manifest(Strict):
         stage, cameras, view = self.stage("camera_branch"), self.cameras, self.view_transform
         if stage is None or cameras is None or view is None:
             return
-        spec, symbol = cameras.image, self._camera_symbol(stage)
+        spec = cameras.image
         size = (spec.height, spec.width)
-        shape = (cameras.max, *((3, *size) if spec.layout == "nchw" else (*size, 3)))
-        self._expect(stage, "images", spec.dtype, shape, "as the section 'cameras' says")
+        shape: tuple[int, ...] = (3, *size) if spec.layout == "nchw" else (*size, 3)
+        self._expect(stage, "images", spec.dtype, (cameras.max, *shape), "as 'cameras' says")
+        each = view.camera_tensors if isinstance(view, Learned) else {}
         if cameras.geometry is not None:
-            shape = (cameras.max, GEOMETRY_CHANNELS, view.feature_height, view.feature_width)
-            self._expect(stage, cameras.geometry, "float32", shape, "as 'cameras.geometry' says")
-            if self._input(stage, cameras.geometry).shape[0] != symbol:
+            shape = (GEOMETRY_CHANNELS, view.feature_height, view.feature_width)
+            each = {**each, cameras.geometry: shape}
+        for name, shape in each.items():
+            self._expect(stage, name, "float32", (cameras.max, *shape), "one for each camera")
+            if self._input(stage, name).shape[0] != self._input(stage, "images").shape[0]:
                 raise ValueError(
-                    f"inputs 'images' and '{cameras.geometry}' of stage '{stage.name}' must have "
-                    f"the same first dimension, expected {symbol}"
+                    f"inputs 'images' and '{name}' of stage '{stage.name}' must have the same "
+                    f"first dimension, expected {self._input(stage, 'images').shape[0]}"
                 )
-
-    def _camera_symbol(self, stage: Stage) -> Dimension | None:
-        """The first dimension of `images`."""
-        return next((t.shape[0] for t in stage.inputs if t.name == "images" and t.shape), None)
 
     def _check_pillars(self) -> None:
         """The LiDAR branch takes the pillars of the section `lidar` and nothing else."""
@@ -219,10 +241,17 @@ class Manifest(Strict):
             shape = (1, 1, *self.grid.to_grid().shape)
             self._expect(head, spec.mask, "float32", shape, f"as fusion.{key}.mask says")
             known.add(spec.mask)
+        if self.temporal is not None:
+            outputs = {tensor.name: tensor for stage in branches for tensor in stage.outputs}
+            check_temporal(self.temporal, self.grid, self.view_transform, outputs, read)
+            known |= {self.temporal.past, self.temporal.ego_motion}
+        if self.radar is not None:
+            check_radar(self.radar, self.view_transform, read)
+            known.add(self.radar.tensor)
         if not set(read) <= known:
             raise ValueError(
-                f"the head reads {sorted(set(read) - known)}, expected outputs of the branches and "
-                f"masks of 'fusion': {sorted(known)}"
+                f"the head reads {sorted(set(read) - known)}, expected outputs of the branches, "
+                f"masks of 'fusion' and the past of 'temporal': {sorted(known)}"
             )
 
     def _check_outputs(self) -> None:
@@ -238,6 +267,8 @@ class Manifest(Strict):
                 raise ValueError(
                     f"{what} tensor '{name}' is no output of a stage, known: {sorted(made)}"
                 )
+        if self.instances is not None:
+            check_instances(self.instances, self.grid, self.view_transform, made)
         if self.detection is None:
             return
         for name, count in (

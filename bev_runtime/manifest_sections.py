@@ -99,33 +99,6 @@ class Grid(Strict):
         return BevGrid(self.x_min, self.x_max, self.y_min, self.y_max, self.cell)
 
 
-class GroundPlane(Strict):
-    """Constant weights: each cell samples its centre at height `z` bilinearly in every camera that
-    sees it, and averages. A camera sees no further than `max_range` metres from itself.
-    """
-
-    kind: Literal["ground_plane"]
-    z: float = 0.0
-    feature_width: int = Field(ge=1, le=4096)
-    feature_height: int = Field(ge=1, le=4096)
-    max_range: float = Field(default=1e3, gt=0)
-
-
-class LiftSplat(Strict):
-    """Depth from the network: D bins from `depth_min`, `depth_step` apart, metres along the optical
-    axis.
-    """
-
-    kind: Literal["lift_splat"]
-    feature_width: int = Field(ge=1, le=4096)
-    feature_height: int = Field(ge=1, le=4096)
-    depth_min: float = Field(gt=0)
-    depth_step: float = Field(gt=0)
-    depth_bins: int = Field(ge=1, le=512)
-    z_min: float = -10.0
-    z_max: float = 10.0
-
-
 class Tensor(Strict):
     """A tensor by name. `shape` mixes numbers and symbols; a symbol has one value per inference."""
 

@@ -1,8 +1,8 @@
 """One step from a snapshot of the sensors to an output: plan, preprocess, infer, postprocess.
 
 Whoever reads this file knows the system. Everything that a step needs was allocated when the
-pipeline was made. What an absent sensor would feed is not computed: without cameras the camera
-branch does not run, without a LiDAR its branch does not, and masks tell the head what there is.
+pipeline was made. A branch without its sensors does not run, and masks tell the head what there is.
+A temporal model's memory gives the head features of the past, moved by the ego motion.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from bev_runtime.backends import Backend
-from bev_runtime.camera_inputs import CameraInputs
+from bev_runtime.camera_inputs import CameraInputs, Models
 from bev_runtime.ego_motion import EgoMotion
 from bev_runtime.errors import SampleRejected
 from bev_runtime.fusion import (
@@ -20,22 +20,22 @@ from bev_runtime.fusion import (
     cameras_taken,
     choose_plan,
     lidar_taken,
-    stages_to_run,
+    sensor_ages_ms,
+    stages_by_sensors,
 )
 from bev_runtime.lidar_inputs import LidarInputs
 from bev_runtime.lifting import Lifting
 from bev_runtime.manifest import Manifest
-from bev_runtime.postprocess import OutputDecoder
+from bev_runtime.postprocess import NOTHING, Decoded, OutputDecoder
 from bev_runtime.rig import Rig
+from bev_runtime.temporal import TemporalMemory
 from bev_runtime.timing import StageTimer
 from bev_runtime.transforms import TransformTree
 from bev_runtime.types import (
-    BevMap,
     BevOutput,
     Calibration,
-    CameraModel,
-    Detections,
     FusionPlan,
+    History,
     Mode,
     Snapshot,
 )
@@ -45,8 +45,8 @@ class Pipeline:
     """A loaded model, ready to run on one rig.
 
     Attributes:
-        cameras: the cameras that the model takes, in the order of the batch.
-        lidar: the LiDAR if the model takes one, else None.
+        cameras, lidar: what the model takes: cameras in the order of the batch; None for no LiDAR.
+        head_inputs: takes a radar's volume before a step.
 
     Args:
         manifest: what the model says of itself.
@@ -57,11 +57,8 @@ class Pipeline:
     def __init__(self, manifest: Manifest, backend: Backend, rig: Rig) -> None:
         self.manifest = manifest
         self.cameras, self.lidar = cameras_taken(manifest, rig), lidar_taken(manifest, rig)
-        self._not_in_rig = {
-            name: "not in the rig"
-            for name in (*self.cameras, *((self.lidar,) if self.lidar else ()))
-            if name not in rig.sensor_names
-        }
+        wanted = (*self.cameras, *((self.lidar,) if self.lidar else ()))
+        self._not_in_rig = {n: "not in the rig" for n in wanted if n not in rig.sensor_names}
         self._backend, self._rig = backend, rig
         self._camera_inputs, self._lifting, self._lidar_inputs = None, None, None
         if manifest.cameras is not None and manifest.view_transform is not None:
@@ -70,13 +67,14 @@ class Pipeline:
             self._lifting = Lifting(manifest)
         if manifest.lidar is not None:
             self._lidar_inputs = LidarInputs(manifest)
-        self._head_inputs = HeadInputs(manifest)
-        self._stages = {
-            (cameras, lidar): stages_to_run(manifest, cameras=cameras, lidar=lidar)
-            for cameras in (False, True)
-            for lidar in (False, True)
-        }
-        self._decoder = OutputDecoder(manifest)
+        self.head_inputs = HeadInputs(manifest)
+        self._stages = stages_by_sensors(manifest)
+        self._infer, self._memory = backend.infer, None
+        if manifest.temporal is not None:
+            self._memory = TemporalMemory(manifest, backend)
+            self._infer = self._memory.infer
+        plane = None if self._lifting is None else self._lifting.plane
+        self._decoder = OutputDecoder(manifest, plane)
         shape = manifest.grid.to_grid().shape
         self._camera_covered, self._lidar_covered = np.zeros((2, *shape), np.bool_)
         self._timer = StageTimer()
@@ -107,7 +105,7 @@ class Pipeline:
         self._timer.clear()
         missing = {**self._not_in_rig, **missing}
         motion = EgoMotion(self._rig, transforms, snapshot.reference_stamp_ns)
-        models: dict[str, CameraModel] = {}
+        models: Models = {}
         rejected: dict[str, str] = {}
         if self._camera_inputs is not None:
             with self._timer.stage("preprocess"):
@@ -123,21 +121,27 @@ class Pipeline:
         if plan.mode is Mode.BLIND:
             return self._output(snapshot, plan, rejected, motion_known=False)
         with self._timer.stage("view_transform"):
-            motion_known = self._lift(snapshot, models, motion) and lidar_motion_known
+            motion_known = self._lift(snapshot, models, motion, calibration) and lidar_motion_known
             self._find_observed(plan)
+        history = None
+        if self._memory is not None:
+            with self._timer.stage("memory"):
+                plan, history = self._memory.recall(plan, motion)
         with self._timer.stage("inference"):
-            inputs = self._head_inputs.tensors(plan, self._camera_covered, self._lidar_covered)
+            inputs = self.head_inputs.tensors(plan, self._camera_covered, self._lidar_covered)
             table = None
             if models and self._camera_inputs is not None and self._lifting is not None:
-                inputs |= self._camera_inputs.tensors(len(models))
+                inputs |= {**self._camera_inputs.tensors(len(models)), **self._lifting.tensors()}
                 table = self._lifting.table
             if plan.use_lidar and self._lidar_inputs is not None:
                 inputs |= self._lidar_inputs.tensors()
             stages = self._stages[bool(models), plan.use_lidar]
-            tensors = self._backend.infer(stages, inputs, table)
+            tensors = self._infer(stages, inputs, table)
         with self._timer.stage("postprocess"):
-            decoded = self._decoder.decode(tensors)
-        return self._output(snapshot, plan, rejected, *decoded, motion_known=motion_known)
+            decoded = self._decoder.decode(tensors, motion)
+        if self._memory is not None:
+            self._memory.keep(tensors)
+        return self._output(snapshot, plan, rejected, decoded, history, motion_known=motion_known)
 
     def _fill_pillars(
         self, snapshot: Snapshot, calibration: Calibration, motion: EgoMotion
@@ -149,13 +153,13 @@ class Pipeline:
         return self._lidar_inputs.fill(cloud, ego_from_lidar, motion)
 
     def _lift(
-        self, snapshot: Snapshot, models: Mapping[str, CameraModel], motion: EgoMotion
+        self, snapshot: Snapshot, models: Models, motion: EgoMotion, calibration: Calibration
     ) -> bool:
         """Brings the pooling table up to date; whether the ego motion of all cameras is known."""
         self._camera_covered.fill(False)
         if not models or self._lifting is None:
             return True
-        motion_known = self._lifting.build(snapshot, models, motion)
+        motion_known = self._lifting.build(snapshot, models, motion, calibration)
         self._lifting.coverage(self._camera_covered)
         return motion_known
 
@@ -173,26 +177,24 @@ class Pipeline:
         snapshot: Snapshot,
         plan: FusionPlan,
         rejected: Mapping[str, str],
-        detections: Detections | None = None,
-        bev_map: BevMap | None = None,
+        decoded: Decoded = NOTHING,
+        history: History | None = None,
         *,
         motion_known: bool,
     ) -> BevOutput:
-        reference = snapshot.reference_stamp_ns
-        ages = {n: (reference - snapshot.cameras[n].stamp_ns) / 1e6 for n in plan.cameras}
-        if plan.use_lidar and snapshot.cloud is not None:
-            ages[snapshot.cloud.name] = (reference - snapshot.cloud.stamp_ns) / 1e6
         stages = self._timer.milliseconds
         timings = {"total": sum(stages.values()), **stages, **self._backend.timings_ms}
         return BevOutput(
-            stamp_ns=reference,
+            stamp_ns=snapshot.reference_stamp_ns,
             frame_id=self._rig.base_frame,
             mode=plan.mode,
             reason=plan.reason,
-            detections=Detections.empty() if detections is None else detections,
-            map=bev_map,
-            sensor_age_ms=ages,
+            detections=decoded.detections,
+            map=decoded.map,
+            sensor_age_ms=sensor_ages_ms(snapshot, plan),
             motion_compensated=motion_known,
             rejected=rejected,
             timings_ms=timings,
+            instances=decoded.instances,
+            history=history,
         )

@@ -3,41 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bev_runtime.detection_decoder import DetectionDecoder
+from bev_runtime.ego_motion import EgoMotion
 from bev_runtime.errors import BackendError
+from bev_runtime.instance_tracks import InstanceFinder
 from bev_runtime.manifest import Manifest, MapOutput
-from bev_runtime.types import BevGrid, BevMap, Detections
+from bev_runtime.types import BevGrid, BevMap, Detections, Instances
+from bev_runtime.volume_plane import VolumePlane
+
+
+class Decoded(NamedTuple):
+    """What one output says; `map` and `instances` are None where the model has none."""
+
+    detections: Detections
+    map: BevMap | None = None
+    instances: Instances | None = None
+
+
+NOTHING = Decoded(Detections.empty())
 
 
 class OutputDecoder:
-    """Turns the tensors of all stages into detections and a map.
+    """Turns the tensors of all stages into detections, a map and instances.
 
     Attributes:
         observed: bool [rows, columns], cells that a live sensor sees; to be filled before `decode`.
 
     Args:
         manifest: says which tensors hold what.
+        plane: where the map's planes are, for a model whose volume is fixed to a camera.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, plane: VolumePlane | None = None) -> None:
         grid, self._detection, self._map = manifest.grid.to_grid(), None, None
         self._spec, self._map_spec = manifest.detection, manifest.map
         self.observed = np.zeros(grid.shape, np.bool_)
         if manifest.detection is not None:
             self._detection = DetectionDecoder(manifest.detection, grid)
         if manifest.map is not None:
-            self._map = MapDecoder(manifest.map, grid)
+            self._map = MapDecoder(manifest.map, grid, plane)
+        spec = manifest.instances
+        self._instances = None if spec is None else InstanceFinder(spec, grid)
 
-    def decode(self, tensors: Mapping[str, NDArray[Any]]) -> tuple[Detections, BevMap | None]:
+    def decode(self, tensors: Mapping[str, NDArray[Any]], motion: EgoMotion) -> Decoded:
         """Decodes what was computed; its arrays are overwritten by the next call.
 
         Args:
             tensors: outputs of the stages that were run, by name.
+            motion: the ego motion up to the output's stamp, to follow instances.
 
         Raises:
             BackendError: the network produced NaN or infinity.
@@ -48,10 +66,14 @@ class OutputDecoder:
             if spec.heatmap in tensors and spec.boxes in tensors:
                 heatmap, boxes = tensors[spec.heatmap], tensors[spec.boxes]
                 detections = self._detection.decode(heatmap, boxes, self.observed)
-        if self._map is None or self._map_spec is None or self._map_spec.tensor not in tensors:
-            return detections, None
-        np.copyto(self._map.observed, self.observed)
-        return detections, self._map.decode(tensors[self._map_spec.tensor])
+        bev_map, instances = None, None
+        map_spec = self._map_spec
+        if self._map is not None and map_spec is not None and map_spec.tensor in tensors:
+            np.copyto(self._map.observed, self.observed)
+            bev_map = self._map.decode(tensors[map_spec.tensor])
+        if self._instances is not None:
+            instances = self._instances.find(tensors, self.observed, motion)
+        return Decoded(detections, bev_map, instances)
 
 
 class MapDecoder:
@@ -60,23 +82,26 @@ class MapDecoder:
     The returned map's arrays are this decoder's own and are overwritten by the next call.
     """
 
-    def __init__(self, spec: MapOutput, grid: BevGrid) -> None:
-        self._spec = spec
+    def __init__(self, spec: MapOutput, grid: BevGrid, plane: VolumePlane | None = None) -> None:
+        self._spec, self._plane = spec, plane
         self._scores = np.zeros((len(spec.layers), *grid.shape), np.float32)
-        self._finite = np.zeros(self._scores.shape, np.bool_)
+        self._decoded = self._scores
+        if plane is not None:
+            self._decoded = np.zeros((len(spec.layers), *plane.shape), np.float32)
+        self._finite = np.zeros(self._decoded.shape, np.bool_)
         self.observed = np.zeros(grid.shape, np.bool_)
         self._hidden = np.zeros(grid.shape, np.bool_)
         self._map = BevMap(grid, spec.layers, self._scores, self.observed)
 
     def decode(self, tensor: NDArray[np.float32]) -> BevMap:
-        """Decodes float32 [1, rows, columns, C] (or [1, C, rows, columns]); `observed` must be
-        filled before.
+        """Decodes float32 [1, rows, columns, C] (or [1, C, rows, columns]), or planes of a volume;
+        `observed` must be filled before.
 
         Raises:
             BackendError: the network produced NaN or infinity.
         """
         source = tensor[0] if self._spec.layout == "nchw" else np.moveaxis(tensor[0], 2, 0)
-        scores = self._scores
+        scores = self._decoded
         np.copyto(scores, source)
         np.isfinite(scores, out=self._finite)
         if not self._finite.all():
@@ -91,7 +116,9 @@ class MapDecoder:
             np.add(scores, 1.0, out=scores)
             np.reciprocal(scores, out=scores)
         np.clip(scores, 0.0, 1.0, out=scores)
+        if self._plane is not None:
+            self._plane.sample(scores, self._scores)
         np.logical_not(self.observed, out=self._hidden)
-        for layer in scores:
+        for layer in self._scores:
             np.copyto(layer, 0.0, where=self._hidden)
         return self._map

@@ -210,6 +210,39 @@ class BevMap:
 
 
 @dataclass(frozen=True, slots=True)
+class Instances:
+    """Objects on the grid, now and as they are predicted to move.
+
+    `times_s`: T times after the output's stamp, seconds; the first is 0. `ids`: int16 [T, rows,
+    columns], 0 where there is no object, else 1 + the object's place in the other arrays. `tracks`:
+    int64 [n], the same number from output to output for the same object. `centres`: float32
+    [n, T, 2], x y of the mean of its cells in base_link of the output's stamp, metres, NaN when it
+    has none. `scores`: float32 [n], mean probability over its present cells. `observed`: bool [n],
+    whether a live sensor sees the present centre now; the others are known from the past only.
+    """
+
+    grid: BevGrid
+    object_class: str
+    times_s: tuple[float, ...]
+    ids: NDArray[np.int16]
+    tracks: NDArray[np.int64]
+    centres: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    observed: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """How many of the `wanted` past moments a temporal model was given; `reason` says why not
+    all.
+    """
+
+    used: int
+    wanted: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class FusionPlan:
     """Which sensors the next output is made from, and why."""
 
@@ -236,8 +269,9 @@ class Snapshot:
 class BevOutput:
     """One output of the pipeline.
 
-    Arrays in `detections` and `map` belong to the pipeline and are valid until its next step; copy
-    what you keep. `map` is None when the model has no map layers or the pipeline is blind.
+    Arrays in `detections`, `map` and `instances` belong to the pipeline and are valid until its
+    next step; copy what you keep. `map` is None when the model has no map layers or the pipeline is
+    blind, and so is `instances`. `history` is None for a model without memory.
     `sensor_age_ms`: reference stamp minus sample stamp of every sensor that took part.
     `motion_compensated`: False when the ego motion between a camera's stamp and the reference stamp
     was unknown and taken as none. `rejected`: sensors whose sample turned out to be unusable, and
@@ -255,3 +289,5 @@ class BevOutput:
     motion_compensated: bool
     rejected: Mapping[str, str]
     timings_ms: Mapping[str, float]
+    instances: Instances | None = None
+    history: History | None = None

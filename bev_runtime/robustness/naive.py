@@ -50,7 +50,8 @@ class NaiveRunner:
         self._stages = stages_to_run(
             manifest, cameras=manifest.cameras is not None, lidar=manifest.lidar is not None
         )
-        self._decoder = OutputDecoder(manifest)
+        plane = None if self._lifting is None else self._lifting.plane
+        self._decoder = OutputDecoder(manifest, plane)
         self._black: dict[tuple[int, int], NDArray[np.uint8]] = {}
 
     def step(
@@ -77,13 +78,15 @@ class NaiveRunner:
             models, rejected = self._camera_inputs.fill(self._cameras, snapshot, calibration)
             for name, reason in rejected.items():
                 raise SampleRejected(reason, f"{name}: its picture cannot be used")
-            self._lifting.build(snapshot, models, motion)
-            inputs |= self._camera_inputs.tensors(len(models))
+            self._lifting.build(snapshot, models, motion, calibration)
+            inputs |= {**self._camera_inputs.tensors(len(models)), **self._lifting.tensors()}
             table = self._lifting.table
         if self._lidar_inputs is not None:
             inputs |= self._pillars(self._lidar_inputs, scene, calibration, motion)
         self._decoder.observed.fill(True)
-        return self._decoder.decode(self._backend.infer(self._stages, inputs, table))
+        tensors = self._backend.infer(self._stages, inputs, table)
+        decoded = self._decoder.decode(tensors, motion)
+        return decoded.detections, decoded.map
 
     def _frames(self, moment: Moment, scene: Scene) -> Mapping[str, CameraFrame]:
         frames = {**scene.cameras, **scene.unaware}

@@ -50,7 +50,8 @@ class Study:
         chosen: names of conditions; None for all that concern the model.
 
     Raises:
-        ConfigError: a condition is unknown, or does not concern the model.
+        ConfigError: a condition is unknown, or does not concern the model; or the model has a
+            memory.
     """
 
     def __init__(
@@ -62,6 +63,12 @@ class Study:
         chosen: Sequence[str] | None = None,
     ) -> None:
         self.manifest, self.backend, self.seed = manifest, backend, seed
+        if manifest.temporal is not None:
+            raise ConfigError(
+                f"model '{manifest.name}' remembers the past, expected one that makes each output "
+                "of its own moment: conditions are measured moment by moment. Measure this model "
+                "with `replay --fault` and `evaluate`"
+            )
         known = conditions_of(manifest)
         unknown = sorted(set(chosen or ()) - set(known))
         if unknown:

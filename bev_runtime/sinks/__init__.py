@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bev_runtime.sinks.base import Sink
 from bev_runtime.sinks.detections import DetectionsSink
+from bev_runtime.sinks.instances import InstancesSink
 from bev_runtime.sinks.maps import MapsSink
 from bev_runtime.sinks.mcap import McapSink
 from bev_runtime.sinks.pictures import PictureSink
@@ -24,6 +25,7 @@ def open_sinks(folder: Path, pictures: int) -> list[Sink]:
     folder.mkdir(parents=True, exist_ok=True)
     sinks: list[Sink] = [
         DetectionsSink(folder / "detections.jsonl"),
+        InstancesSink(folder / "instances.jsonl"),
         MapsSink(folder / "maps"),
         McapSink(folder / "outputs.mcap"),
     ]

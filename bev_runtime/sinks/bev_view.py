@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bev_runtime.sinks.instance_view import draw_instances
 from bev_runtime.sinks.ros_messages import COLOURS
 from bev_runtime.types import BevGrid, BevMap, BevOutput
 
@@ -54,7 +55,8 @@ class BevView:
         self, view: Bgr, output: BevOutput, points: NDArray[np.floating] | None = None
     ) -> None:
         """Draws one output into uint8 [side, side, 3], BGR; `points` [N, 3] are in base_link."""
-        self._set_grid(output.map.grid if output.map is not None else DEFAULT_GRID)
+        source = output.map or output.instances
+        self._set_grid(DEFAULT_GRID if source is None else source.grid)
         if output.map is not None:
             self._draw_map(view, output.map)
         else:
@@ -62,6 +64,8 @@ class BevView:
         if points is not None:
             self._draw_points(view, points)
         self._draw_rings(view)
+        if output.instances is not None:
+            draw_instances(view, output.instances, self.pixel)
         self._draw_boxes(view, output)
         if output.map is not None:
             for index, layer in enumerate(output.map.layers):

@@ -12,7 +12,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from bev_runtime.geometry import Float64, quaternion_from_rotation
-from bev_runtime.types import BevMap, BevOutput, Mode
+from bev_runtime.types import BevMap, BevOutput, Instances, Mode
 
 Numbers = Sequence[float] | NDArray[np.floating]
 VISION_MESSAGES = {
@@ -37,6 +37,8 @@ LEVELS = {Mode.FULL: 0, Mode.BLIND: 2}
 MOVING_M_S = 0.5
 ARROW = (0.15, 0.4, 0.5)
 """Diameter of shaft and head, and length of the head, metres."""
+LINE = 0.3
+"""Width of a trajectory, metres."""
 
 COLOURS = np.array(
     [
@@ -126,8 +128,9 @@ class MessageMaker:
         return self.make("vision_msgs/Detection3DArray", header, items)
 
     def markers(self, output: BevOutput) -> Any:  # noqa: ANN401
-        """A visualization_msgs/MarkerArray: all earlier markers go; each box is a
-        cube, and an arrow as long as its way in one second where it moves.
+        """A visualization_msgs/MarkerArray: all earlier markers go; each box is a cube, and an
+        arrow as long as its way in one second where it moves; each observed instance is a line
+        along its way, numbered by its track.
         """
         header = self.header(output.stamp_ns, output.frame_id)
         markers = [self._marker(header, -1, 3, self._pose((0, 0, 0), 0.0), (0, 0, 0), (0, 0, 0))]
@@ -142,7 +145,23 @@ class MessageMaker:
                 ends = (box[:3], tip)
                 arrow.points = [self.make("geometry_msgs/Point", *map(float, e)) for e in ends]
                 markers.append(arrow)
+        if output.instances is not None:
+            markers += self._trajectories(header, output.instances)
         return self.make("visualization_msgs/MarkerArray", markers)
+
+    def _trajectories(self, header: Any, found: Instances) -> list[Any]:  # noqa: ANN401
+        """A line strip for each observed instance; one that was lost at once is a point twice."""
+        lines: list[Any] = []
+        for index in np.flatnonzero(found.observed).tolist():
+            track, centres = int(found.tracks[index]), found.centres[index]
+            colour = COLOURS[track % len(COLOURS)] / 255
+            line = self._marker(header, track, 0, self._pose((0, 0, 0), 0.0), (LINE, 0, 0), colour)
+            line.ns, line.type = "trajectories", 4
+            way = centres[~np.isnan(centres[:, 0])].tolist()
+            way = way if len(way) > 1 else way * 2
+            line.points = [self.make("geometry_msgs/Point", x, y, 0.0) for x, y in way]
+            lines.append(line)
+        return lines
 
     def mode(self, output: BevOutput, name: str) -> Any:  # noqa: ANN401
         """A diagnostic_msgs/DiagnosticStatus: mode, reason, live sensors and their ages."""
@@ -152,6 +171,8 @@ class MessageMaker:
             "motion_compensated": str(output.motion_compensated).lower(),
             **{f"{sensor}/age_ms": f"{age:.1f}" for sensor, age in output.sensor_age_ms.items()},
         }
+        if output.history is not None:
+            values["past_moments"] = f"{output.history.used}/{output.history.wanted}"
         pairs = [self.make("diagnostic_msgs/KeyValue", key, value) for key, value in values.items()]
         level = LEVELS.get(output.mode, 1)
         message = f"{output.mode.value}: {output.reason}"

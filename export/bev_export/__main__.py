@@ -6,10 +6,13 @@ import argparse
 import sys
 
 from bev_export import twinlite
+from bev_export.families import commands as families
 from bev_export.metabev import commands as metabev
 from bev_export.package import ExportError
+from bev_export.precision import commands as precision
+from bev_export.verify import commands as verify
 
-COMMANDS = (twinlite, metabev)
+COMMANDS = (twinlite, metabev, families, verify, precision)
 """Each module has `add_command(subparsers)`, which sets `run` to a function of the parsed
 arguments.
 """

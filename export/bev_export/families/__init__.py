@@ -1,0 +1,1 @@
+"""Published BEV models, written anew: the official checkpoints load, the numbers are the same."""
