@@ -212,6 +212,16 @@ def test_markers_show_the_way_of_each_seen_instance():
     assert [round(point.x, 3) for point in line.points] == [11.0, 13.0]
 
 
+def test_the_instances_message_has_track_and_centre_of_each_seen_instance():
+    found = found_instances()
+    message = MessageMaker(output_typestore()).instances(output(instances=found))
+    (item,) = message.detections
+    assert item.id == str(found.tracks[found.observed][0])
+    assert item.results[0].hypothesis.class_id == found.object_class
+    assert item.bbox.center.position.x == pytest.approx(11.0)
+    assert not MessageMaker(output_typestore()).instances(output(instances=None)).detections
+
+
 def test_an_instance_that_ends_is_null_in_its_trajectory_and_old_files_go(tmp_path):
     path = tmp_path / "instances.jsonl"
     path.write_text("old")

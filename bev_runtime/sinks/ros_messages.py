@@ -118,14 +118,37 @@ class MessageMaker:
         found = output.detections
         items = []
         for index, (box, score) in enumerate(zip(found.boxes, found.scores, strict=True)):
-            pose = self._pose(box[:3], float(box[6]))
-            covariance = self.make("geometry_msgs/PoseWithCovariance", pose, np.zeros(36))
             name = found.classes[found.labels[index]]
-            hypothesis = self.make("vision_msgs/ObjectHypothesis", name, float(score))
-            result = self.make("vision_msgs/ObjectHypothesisWithPose", hypothesis, covariance)
-            bounds = self.make("vision_msgs/BoundingBox3D", pose, self._vector(box[3:6]))
-            items.append(self.make("vision_msgs/Detection3D", header, [result], bounds, str(index)))
+            items.append(self._detection(header, str(index), (name, float(score)), box))
         return self.make("vision_msgs/Detection3DArray", header, items)
+
+    def instances(self, output: BevOutput) -> Any:  # noqa: ANN401
+        """A vision_msgs/Detection3DArray of the observed instances: `id` is the track, the box is
+        the centre of its present cells, of no size; where it goes is in the markers.
+        """
+        header, found, items = self.header(output.stamp_ns, output.frame_id), output.instances, []
+        if found is not None:
+            for index in np.flatnonzero(found.observed).tolist():
+                box = np.zeros(9)
+                box[:2] = found.centres[index, 0]
+                named = (found.object_class, float(found.scores[index]))
+                items.append(self._detection(header, str(found.tracks[index]), named, box))
+        return self.make("vision_msgs/Detection3DArray", header, items)
+
+    def _detection(
+        self,
+        header: Any,  # noqa: ANN401
+        name: str,
+        hypothesis: tuple[str, float],
+        box: NDArray[np.floating],
+    ) -> Any:  # noqa: ANN401
+        """A vision_msgs/Detection3D; `box` is x y z l w h yaw."""
+        pose = self._pose(box[:3], float(box[6]))
+        covariance = self.make("geometry_msgs/PoseWithCovariance", pose, np.zeros(36))
+        kind = self.make("vision_msgs/ObjectHypothesis", *hypothesis)
+        result = self.make("vision_msgs/ObjectHypothesisWithPose", kind, covariance)
+        bounds = self.make("vision_msgs/BoundingBox3D", pose, self._vector(box[3:6]))
+        return self.make("vision_msgs/Detection3D", header, [result], bounds, name)
 
     def markers(self, output: BevOutput) -> Any:  # noqa: ANN401
         """A visualization_msgs/MarkerArray: all earlier markers go; each box is a cube, and an

@@ -18,7 +18,7 @@ def launch_files() -> list[tuple[str, list[str]]]:
 
 setup(
     name=NAME,
-    version="0.1.0",
+    version="0.3.0",
     packages=find_packages(include=[f"{NAME}*"]),
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),

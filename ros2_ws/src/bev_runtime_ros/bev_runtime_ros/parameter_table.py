@@ -76,6 +76,7 @@ PARAMETERS = (
     ),
     Spec("input_qos.depth", 5, "of sensor subscriptions", 1, 100),
     Spec("publish.detections", True, "~/output/detections (vision_msgs)"),
+    Spec("publish.instances", True, "~/output/instances (vision_msgs), of models that predict"),
     Spec("publish.objects", True, "~/output/objects (autoware_perception_msgs)"),
     Spec("publish.map", True, "~/output/map/<layer>"),
     Spec("publish.markers", True, "~/output/markers, made while somebody listens"),

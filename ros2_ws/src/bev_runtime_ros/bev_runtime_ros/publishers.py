@@ -58,10 +58,13 @@ class Outputs:
         self._add("mode", "~/output/mode", "diagnostic_msgs/msg/DiagnosticStatus", LATCHED)
         if settings["publish.detections"] and manifest.detection is not None:
             self._add("detections", "~/output/detections", "vision_msgs/msg/Detection3DArray")
+        if settings["publish.instances"] and manifest.instances is not None:
+            self._add("instances", "~/output/instances", "vision_msgs/msg/Detection3DArray")
         if settings["publish.objects"] and manifest.detection is not None:
             kind = "autoware_perception_msgs/msg/DetectedObjects"
             self._add("objects", "~/output/objects", kind)
-        if settings["publish.markers"] and manifest.detection is not None:
+        draws = manifest.detection is not None or manifest.instances is not None
+        if settings["publish.markers"] and draws:
             self._add("markers", "~/output/markers", "visualization_msgs/msg/MarkerArray")
         if settings["publish.map"] and manifest.map is not None:
             for layer in manifest.map.layers:
@@ -107,6 +110,8 @@ class Outputs:
         make = self._make
         if "detections" in self._publishers:
             self._send("detections", make.detections(output))
+        if "instances" in self._publishers:
+            self._send("instances", make.instances(output))
         if "objects" in self._publishers:
             self._send("objects", detected_objects(make, output))
         if output.map is not None:
