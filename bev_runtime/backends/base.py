@@ -117,6 +117,10 @@ class Backend(ABC):
         # From a list: tuple(generator) makes CPython's tuple free list grow with each call.
         return tuple([sizes[item] if isinstance(item, str) else item for item in tensor.shape])
 
+    def pool_node(self, stage: str) -> PoolNode | None:
+        """The pooling node of a stage, None without one."""
+        return self._pools[stage]
+
     def max_shape(self, tensor: Tensor) -> Shape:
         """A tensor's largest shape, by the manifest's `dimensions`.
 

@@ -9,7 +9,11 @@ from bev_runtime.backends.base import Backend
 from bev_runtime.errors import MissingExtraError
 from bev_runtime.model import ModelPackage
 
-BACKENDS = {"onnxruntime": ("bev_runtime.backends.onnxruntime", "OnnxRuntimeBackend")}
+BACKENDS = {
+    "onnxruntime": ("bev_runtime.backends.onnxruntime", "OnnxRuntimeBackend"),
+    "tensorrt": ("bev_runtime.backends.tensorrt", "TensorRtBackend"),
+    "tensorrt_rtx": ("bev_runtime.backends.tensorrt", "TensorRtRtxBackend"),
+}
 """Module and class of each backend. The extra of `pip install bev-runtime[EXTRA]` has the backend's
 name.
 """

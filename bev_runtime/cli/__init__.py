@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from bev_runtime import __version__
 from bev_runtime.cli import (
+    build,
     check_calib,
     demo,
     evaluate,
@@ -26,7 +27,7 @@ from bev_runtime.cli import (
 from bev_runtime.cli.console import console
 from bev_runtime.errors import BevRuntimeError, ConfigError
 
-COMMANDS = (demo, replay, play, evaluate, robustness, inspect, check_calib, schema, simulate)
+COMMANDS = (demo, replay, play, evaluate, robustness, inspect, build, check_calib, schema, simulate)
 DESCRIPTION = """\
 Bird's-eye-view perception: cameras and LiDAR go in, maps and detections come out, and what is
 missing is said. Start with `bev-runtime demo`, then replay a bag of your own:

@@ -1,4 +1,4 @@
-"""`bev-runtime inspect`: what is in a bag or a model package, and what is missing."""
+"""`bev-runtime inspect`: what is in a bag, a model package or an engine, and what is missing."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from rich.table import Table
 
 from bev_runtime.bags import Bag
 from bev_runtime.cli.console import print_json, results
+from bev_runtime.cli.inspect_engine import inspect_engine, is_engine, print_engine
 from bev_runtime.errors import BagError
 from bev_runtime.intake import CAMERA_INFO, COMPRESSED, IMAGE, POINTS, Intake
 from bev_runtime.model import load_model, shipped_models
 from bev_runtime.recording import RecordingPipeline
 from bev_runtime.replay import preload_calibration
 from bev_runtime.rig_inference import infer_rig
+from bev_runtime.robustness.study import NAIVE
 from bev_runtime.runtime import Runtime
 
 GAP_FACTOR = 2.5
+HEADLINES = ("NDS", "mAP", "AP_car_2m", "mIoU", "IoU_drivable_area")
+"""Of what a model package says it measured; all of it is in --json."""
 HEADER_TYPES = (IMAGE, COMPRESSED, CAMERA_INFO, POINTS)
 
 
@@ -29,13 +33,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Adds the command."""
     parser = commands.add_parser(
         "inspect",
-        help="look into a bag or a model package",
+        help="look into a bag, a model package or an engine",
         description=(
             "For a bag: topics, rates, gaps, and calibration that is missing. For a model: "
-            "its manifest and checks."
+            "its manifest and checks. For an engine: layers, precision, memory and key."
         ),
     )
-    parser.add_argument("target", help="a bag, a model folder, or the name of a shipped model")
+    parser.add_argument("target", help="a bag, a model folder, a shipped model, an engine")
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
     parser.set_defaults(run=run)
 
@@ -43,6 +47,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     """Finds out what the target is, and shows it."""
     path = Path(args.target)
+    if is_engine(path):
+        engine = inspect_engine(path)
+        print_json(engine) if args.json else print_engine(engine)
+        return 0
     is_model = (path / "manifest.yaml").exists() or args.target in shipped_models()
     if not is_model and not path.exists():
         raise BagError(
@@ -204,10 +212,22 @@ def _print_model(report: Mapping[str, Any]) -> None:
     )
     table.add_row("map layers", ", ".join(manifest["map"]["layers"]) if manifest["map"] else "none")
     table.add_row("detections", ", ".join(detection["classes"]) if detection else "none")
+    if manifest["instances"]:
+        times = ", ".join(f"{time:g}" for time in manifest["instances"]["times_s"][1:])
+        table.add_row("instances", f"{manifest['instances']['object_class']}, at {times} s")
+    if manifest["temporal"]:
+        past = manifest["temporal"]
+        span = f"{past['frames']} moments, {past['interval_s']:g} s apart"
+        table.add_row("memory", f"{span}, warp {past['warp']}")
     for stage in report["stages"]:
         table.add_row(
             f"stage {stage['name']}", f"{stage['file']}, {stage['bytes']} bytes, hash verified"
         )
     for row in manifest["accuracy"]:
-        table.add_row(f"accuracy, {row['condition']}", f"{row['metrics']} on {row['dataset']}")
+        if row["condition"].endswith(NAIVE):
+            continue  # of the same network in another node; --json has them
+        figures = [f"{n} {v:.3g}" for n, v in row["metrics"].items() if n in HEADLINES]
+        table.add_row(f"accuracy, {row['condition']}", ", ".join(figures or ["see --json"]))
+    for dataset in sorted({row["dataset"] for row in manifest["accuracy"]}):
+        table.add_row("measured on", escape(dataset))
     results.print(table)
