@@ -16,6 +16,7 @@ from bev_runtime import native, numpy_kernels
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
+Floats = numpy_kernels.Floats
 Scalar = TypeVar("Scalar", np.int32, np.float32)
 INT32_MAX = 2**31 - 1
 
@@ -79,10 +80,8 @@ class BevPoolTable:
             raise ValueError(
                 f"table arrays are {found}, expected one-dimensional int32: convert them first"
             )
-        points, intervals = (
-            [array.size for array in arrays[:3]],
-            [array.size for array in arrays[3:]],
-        )
+        sizes = [array.size for array in arrays]
+        points, intervals = sizes[:3], sizes[3:]
         if len(set(points)) != 1 or len(set(intervals)) != 1:
             raise ValueError(
                 f"table has {points} ranks and {intervals} intervals, "
@@ -91,11 +90,8 @@ class BevPoolTable:
         table = cls(points[0], intervals[0])
         table._ranks_depth[:], table._ranks_feat[:], table._ranks_bev[:] = arrays[:3]
         table._starts[:], table._lengths[:] = arrays[3:]
-        table.struct.num_points, table.struct.num_intervals, table.bounds = (
-            points[0],
-            intervals[0],
-            None,
-        )
+        table.struct.num_points, table.struct.num_intervals = points[0], intervals[0]
+        table.bounds = None
         return table
 
     @property
@@ -220,26 +216,29 @@ class BevPoolTable:
 
 
 def bev_pool(
-    depth: Float32, feat: Float32, table: BevPoolTable, out: Float32, num_threads: int = 1
+    depth: Floats, feat: Floats, table: BevPoolTable, out: Floats, num_threads: int = 1
 ) -> None:
     """Pools image features into BEV cells, overwriting all of `out`.
 
+    Sums are float32; with float16 arrays only their storage is half, and rounding comes last.
+
     Args:
-        depth: float32 [N, D, H, W], or `table.weights` as [1, 1, 1, K].
-        feat: float32 [N, H, W, C].
+        depth: float32 or float16 [N, D, H, W], or `table.weights` as [1, 1, 1, K].
+        feat: [N, H, W, C], the type of `depth`.
         table: built for, or validated against, exactly these sizes; a table from elsewhere is
             validated on first use.
-        out: float32 [1, rows, columns, C], owned by the caller.
+        out: [1, rows, columns, C], the type of `depth`, owned by the caller.
         num_threads: at most so many threads share the work; the result does not depend on it.
 
     Raises:
         ValueError: a shape, dtype or layout is wrong, or the table belongs to other sizes.
     """
+    dtype = np.float16 if feat.dtype == np.float16 else np.float32
     for what, array in (("depth", depth), ("feat", feat), ("out", out)):
-        if array.dtype != np.float32 or array.ndim != 4 or not array.flags.c_contiguous:
+        if array.dtype != dtype or array.ndim != 4 or not array.flags.c_contiguous:
             raise ValueError(
                 f"{what} is {array.dtype} {array.shape}, "
-                "expected a C-contiguous float32 array of 4 dimensions"
+                f"expected a C-contiguous {dtype.__name__} array of 4 dimensions: convert it first"
             )
     channels = feat.shape[3]
     if out.shape[0] != 1 or out.shape[3] != channels or channels < 1 or not out.flags.writeable:
@@ -270,7 +269,8 @@ def bev_pool(
             out.reshape(-1, channels),
         )
         return
-    code = library.bev_pool_f32(
+    pool = library.bev_pool_f16 if dtype is np.float16 else library.bev_pool_f32
+    code = pool(
         depth.ctypes.data,
         feat.ctypes.data,
         channels,
@@ -279,7 +279,7 @@ def bev_pool(
         sizes[2],
         num_threads,
     )
-    native.check(code, "bev_pool_f32")
+    native.check(code, "bev_pool")
 
 
 def _frozen(view: NDArray[Scalar]) -> NDArray[Scalar]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 MAX_CAMERAS = 64
 LIBRARY = Path(__file__).parent / "_native" / "libbev_runtime_kernels.so"
 LENSES = {"none": 0, "plumb_bob": 1, "rational_polynomial": 1, "equidistant": 2}
@@ -80,7 +80,9 @@ _POINTER, _INT, _DOUBLE, _TABLE = (
     ctypes.POINTER(Table),
 )
 _SIGNATURES = {
+    "bev_limit_variant": (ctypes.c_char_p,),
     "bev_pool_f32": (_POINTER, _POINTER, _INT, _TABLE, _POINTER, _INT, _INT),
+    "bev_pool_f16": (_POINTER, _POINTER, _INT, _TABLE, _POINTER, _INT, _INT),
     "bev_build_sample_table": (
         *(_POINTER, _INT, _INT, _INT, _POINTER, _INT),
         *(_DOUBLE, _DOUBLE, _TABLE, _POINTER),
@@ -136,9 +138,22 @@ def available() -> bool:
 
 
 def variant() -> str:
-    """The code path in use: `avx2`, `portable`, or `numpy` without the library."""
+    """The code path in use: `avx512`, `avx2`, `portable`, or `numpy` without the library."""
     library = load()
     return "numpy" if library is None else str(library.bev_variant().decode())
+
+
+def limit_variant(name: str) -> None:
+    """Uses no code path beyond `avx512`, `avx2` or `portable` from now on, in this process.
+
+    Paths differ in the last bits of a sum; a limit makes unlike processors agree.
+
+    Raises:
+        ValueError: there is no such path.
+    """
+    library = load()
+    if library is not None and library.bev_limit_variant(name.encode()) < 0:
+        raise ValueError(f"code path is '{name}', expected avx512, avx2 or portable: pick one")
 
 
 def check(code: int, what: str) -> int:

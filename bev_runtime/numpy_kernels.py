@@ -18,24 +18,25 @@ from bev_runtime.types import BevGrid, CameraModel
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
+Floats = NDArray[np.float32] | NDArray[np.float16]
 MAX_PRODUCTS = 1 << 20
 
 
 def pool(
-    depth: Float32,
-    feat: Float32,
+    depth: Floats,
+    feat: Floats,
     ranks: tuple[Int32, Int32, Int32],
     intervals: tuple[Int32, Int32],
-    out: Float32,
+    out: Floats,
 ) -> None:
     """Pools in pieces of whole intervals, which bounds the memory of the products.
 
     Args:
-        depth: float32 [any].
-        feat: float32 [pixels, C].
+        depth: float32 or float16 [any].
+        feat: [pixels, C], the type of `depth`.
         ranks: depth, feature pixel and cell of each point, int32 [K].
         intervals: starts and lengths, int32 [M], M > 0.
-        out: float32 [cells, C], overwritten.
+        out: [cells, C], the type of `depth`, overwritten.
     """
     ranks_depth, ranks_feat, ranks_bev = ranks
     starts, lengths = intervals
@@ -47,7 +48,8 @@ def pool(
         length = lengths[first:last]
         begins = np.cumsum(length) - length
         points = np.repeat(starts[first:last] - begins, length) + np.arange(length.sum())
-        products = depth[ranks_depth[points], None] * feat[ranks_feat[points]]
+        weights, pixels = depth[ranks_depth[points], None], feat[ranks_feat[points]]
+        products = np.multiply(weights, pixels, dtype=np.float32)
         sums = np.add.reduceat(products, begins, axis=0, dtype=np.float64)
         out[ranks_bev[starts[first:last]]] = sums
 

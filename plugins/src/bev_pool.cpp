@@ -1,86 +1,171 @@
-// Pooling: one pass over the intervals, channels held in registers.
+// Pooling: one pass over the intervals, channels held in registers. Storage is float or IEEE half; sums are float.
 #include "variants.h"
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
 
 namespace bev::BEV_VARIANT {
 namespace {
 
-constexpr int kLanes = 8;
-typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
+typedef uint16_t Half; // the bits of an IEEE binary16
+
+typedef float Eight __attribute__((vector_size(32)));
+#if defined(__AVX512F__)
+typedef float Lanes __attribute__((vector_size(64)));
+#else
+typedef Eight Lanes;
+#endif
+constexpr int kLanes = sizeof(Lanes) / sizeof(float);
 
 // Sums of many equal terms drift by one rounding per term; adding up runs of this length first bounds the drift by
 // (run + length / run) roundings, below 1e-5 for intervals of up to 6000 points.
 constexpr int64_t kRun = 64;
 
-// Adds up `Count * width` channels of one interval; a Value is 8 channels or one.
-template <typename Value, int Count>
-inline void pool_channels(const PoolJob &job, int64_t begin, int64_t end, int64_t channel, float *out) {
+inline float as_float(uint32_t bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+inline uint32_t as_bits(float value) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+// Exact. The exponent is moved by a multiplication with 2^112, which makes subnormals come out right as well.
+inline float widen(Half half) {
+  const uint32_t magnitude = static_cast<uint32_t>(half & 0x7fff) << 13;
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
+  if (magnitude >= 0x0f800000u) return as_float(sign | magnitude | 0x70000000u); // infinity and NaN
+  return as_float(sign | as_bits(as_float(magnitude) * 0x1p112f));
+}
+
+inline float widen(float value) { return value; }
+
+// To nearest, ties to even; beyond the range to infinity.
+inline Half narrow(float value) {
+  const uint32_t bits = as_bits(value), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<Half>(sign | 0x7e00u);
+  if (magnitude >= 0x477ff000u) return static_cast<Half>(sign | 0x7c00u); // 65520 and above
+  if (magnitude < 0x38800000u) // a subnormal half: adding 0.5 leaves its bits at the end of the sum
+    return static_cast<Half>(sign | (as_bits(as_float(magnitude) + 0.5f) - as_bits(0.5f)));
+  const uint32_t odd = (magnitude >> 13) & 1u;
+  return static_cast<Half>(sign | ((magnitude - 0x38000000u + 0xfffu + odd) >> 13));
+}
+
+inline void load(const float *from, float &to) { to = *from; }
+inline void load(const Half *from, float &to) { to = widen(*from); }
+inline void store(float value, float *to) { *to = value; }
+inline void store(float value, Half *to) { *to = narrow(value); }
+
+template <typename Value> inline void load(const float *from, Value &to) { __builtin_memcpy(&to, from, sizeof(to)); }
+template <typename Value> inline void store(Value value, float *to) { __builtin_memcpy(to, &value, sizeof(value)); }
+
+#if defined(__F16C__)
+inline void load(const Half *from, Eight &to) {
+  to = (Eight)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
+}
+inline void store(Eight value, Half *to) {
+  _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
+}
+#if defined(__AVX512F__)
+inline void load(const Half *from, Lanes &to) {
+  to = (Lanes)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+}
+inline void store(Lanes value, Half *to) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT));
+}
+#endif
+#else
+inline void load(const Half *from, Eight &to) {
+  for (int i = 0; i < 8; ++i) to[i] = widen(from[i]);
+}
+inline void store(Eight value, Half *to) {
+  for (int i = 0; i < 8; ++i) to[i] = narrow(value[i]);
+}
+#endif
+
+template <typename Storage> struct Typed {
+  const Storage *depth, *feat;
+  int64_t channels;
+  const int32_t *ranks_depth, *ranks_feat;
+};
+
+// Adds up `Count` Values of channels of one interval; a Value is 16 or 8 channels, or one.
+template <typename Value, int Count, typename Storage>
+inline void pool_channels(const Typed<Storage> &job, int64_t begin, int64_t end, int64_t channel, Storage *out) {
   constexpr int kWidth = sizeof(Value) / sizeof(float);
-  const int32_t *ranks_depth = job.table->ranks_depth;
-  const int32_t *ranks_feat = job.table->ranks_feat;
+  Value total[Count] = {};
   for (int64_t run = begin; run < end; run += kRun) {
     const int64_t stop = end - run < kRun ? end : run + kRun;
     Value sums[Count] = {};
     for (int64_t point = run; point < stop; ++point) {
-      const float weight = job.depth[ranks_depth[point]];
-      const float *feat = job.feat + ranks_feat[point] * job.channels + channel;
+      const float weight = widen(job.depth[job.ranks_depth[point]]);
+      const Storage *feat = job.feat + job.ranks_feat[point] * job.channels + channel;
 #pragma GCC unroll 16
       for (int i = 0; i < Count; ++i) {
         Value values;
-        __builtin_memcpy(&values, feat + i * kWidth, sizeof(values));
+        load(feat + i * kWidth, values);
         sums[i] += values * weight;
       }
     }
     if (run != begin) {
-      Value before[Count];
-      __builtin_memcpy(before, out + channel, sizeof(before));
 #pragma GCC unroll 16
-      for (int i = 0; i < Count; ++i) sums[i] += before[i];
+      for (int i = 0; i < Count; ++i) sums[i] += total[i];
     }
-    __builtin_memcpy(out + channel, sums, sizeof(sums));
+    if (stop != end) {
+      __builtin_memcpy(total, sums, sizeof(sums));
+      continue;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < Count; ++i) store(sums[i], out + channel + i * kWidth);
   }
 }
 
-template <int Vectors>
-inline void pool_lanes(const PoolJob &job, int64_t begin, int64_t end, int64_t channel, float *out) {
-  pool_channels<Lanes, Vectors>(job, begin, end, channel, out);
-}
-
-template <int Channels>
-inline void pool_few(const PoolJob &job, int64_t begin, int64_t end, int64_t channel, float *out) {
-  pool_channels<float, Channels>(job, begin, end, channel, out);
-}
-
-inline void pool_interval(const PoolJob &job, int64_t begin, int64_t end, float *out) {
+template <typename Storage>
+inline void pool_interval(const Typed<Storage> &job, int64_t begin, int64_t end, Storage *out) {
   int64_t channel = 0;
-  for (; job.channels - channel >= 80; channel += 80) pool_lanes<10>(job, begin, end, channel, out);
-  for (; job.channels - channel >= 64; channel += 64) pool_lanes<8>(job, begin, end, channel, out);
-  for (; job.channels - channel >= 32; channel += 32) pool_lanes<4>(job, begin, end, channel, out);
-  for (; job.channels - channel >= 8; channel += 8) pool_lanes<1>(job, begin, end, channel, out);
+  for (; job.channels - channel >= 80; channel += 80) pool_channels<Lanes, 80 / kLanes>(job, begin, end, channel, out);
+  for (; job.channels - channel >= 64; channel += 64) pool_channels<Lanes, 64 / kLanes>(job, begin, end, channel, out);
+  for (; job.channels - channel >= 32; channel += 32) pool_channels<Lanes, 32 / kLanes>(job, begin, end, channel, out);
+  for (; job.channels - channel >= 8; channel += 8) pool_channels<Eight, 1>(job, begin, end, channel, out);
   switch (job.channels - channel) {
-  case 1: return pool_few<1>(job, begin, end, channel, out);
-  case 2: return pool_few<2>(job, begin, end, channel, out);
-  case 3: return pool_few<3>(job, begin, end, channel, out);
-  case 4: return pool_few<4>(job, begin, end, channel, out);
-  case 5: return pool_few<5>(job, begin, end, channel, out);
-  case 6: return pool_few<6>(job, begin, end, channel, out);
-  case 7: return pool_few<7>(job, begin, end, channel, out);
+  case 1: return pool_channels<float, 1>(job, begin, end, channel, out);
+  case 2: return pool_channels<float, 2>(job, begin, end, channel, out);
+  case 3: return pool_channels<float, 3>(job, begin, end, channel, out);
+  case 4: return pool_channels<float, 4>(job, begin, end, channel, out);
+  case 5: return pool_channels<float, 5>(job, begin, end, channel, out);
+  case 6: return pool_channels<float, 6>(job, begin, end, channel, out);
+  case 7: return pool_channels<float, 7>(job, begin, end, channel, out);
   default: return;
   }
 }
 
-} // namespace
-
-void pool(const PoolJob &job, int64_t first_interval, int64_t last_interval, int64_t first_cell, int64_t last_cell) {
+template <typename Storage> void pool_typed(const PoolJob &job, const PoolRange &range) {
   const BevTable &table = *job.table;
-  int64_t cell = first_cell;
-  for (int64_t interval = first_interval; interval < last_interval; ++interval) {
+  const Typed<Storage> typed{static_cast<const Storage *>(job.depth), static_cast<const Storage *>(job.feat), job.channels,
+                             table.ranks_depth, table.ranks_feat};
+  Storage *const out = static_cast<Storage *>(job.out);
+  int64_t cell = range.first_cell;
+  for (int64_t interval = range.first_interval; interval < range.last_interval; ++interval) {
     const int64_t begin = table.interval_starts[interval];
     const int64_t target = table.ranks_bev[begin];
-    __builtin_memset(job.out + cell * job.channels, 0, (target - cell) * job.channels * sizeof(float));
-    pool_interval(job, begin, begin + table.interval_lengths[interval], job.out + target * job.channels);
+    __builtin_memset(out + cell * job.channels, 0, (target - cell) * job.channels * sizeof(Storage));
+    pool_interval(typed, begin, begin + table.interval_lengths[interval], out + target * job.channels);
     cell = target + 1;
   }
-  __builtin_memset(job.out + cell * job.channels, 0, (last_cell - cell) * job.channels * sizeof(float));
+  __builtin_memset(out + cell * job.channels, 0, (range.last_cell - cell) * job.channels * sizeof(Storage));
+}
+
+} // namespace
+
+void pool(const PoolJob &job, const PoolRange &range) {
+  if (job.half)
+    pool_typed<Half>(job, range);
+  else
+    pool_typed<float>(job, range);
 }
 
 } // namespace bev::BEV_VARIANT

@@ -1,28 +1,46 @@
 // The C interface: argument checks, choice of instruction set, threads.
+#include <atomic>
 #include <cstring>
-#include <functional>
 #include <initializer_list>
-#include <thread>
 
 #include "variants.h"
+#include "workers.h"
 
 namespace {
 
 constexpr int64_t kInt32Max = INT32_MAX;
 constexpr int64_t kMaxThreads = 64;
-constexpr int64_t kProductsPerThread = 1 << 20; // below this, starting a thread costs more than it saves
+constexpr int64_t kProductsPerThread = 1 << 20; // below this, waking a thread costs more than it saves
+constexpr int64_t kPartsPerThread = 4;           // so that a thread that is held up leaves its share to the others
 
-bool has_avx2() {
+// Instruction sets, each containing those before it.
+enum Level { kPortable, kAvx2, kAvx512 };
+constexpr const char *kNames[] = {"portable", "avx2", "avx512"};
+
+Level supported() {
 #ifdef BEV_HAVE_AVX2
-  static const bool supported = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  return supported;
+  static const Level level = [] {
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c")) return kPortable;
+    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+    return wide ? kAvx512 : kAvx2;
+  }();
+  return level;
 #else
-  return false;
+  return kPortable;
 #endif
 }
 
+std::atomic<int> limit{kAvx512};
+
+Level chosen() {
+  const int most = limit.load(std::memory_order_relaxed);
+  return most < supported() ? static_cast<Level>(most) : supported();
+}
+
 #ifdef BEV_HAVE_AVX2
-#define BEV_DISPATCH(call) (has_avx2() ? bev::avx2::call : bev::portable::call)
+#define BEV_DISPATCH(call)                                                                                          \
+  (chosen() == kAvx512 ? bev::avx512::call : chosen() == kAvx2 ? bev::avx2::call : bev::portable::call)
 #else
 #define BEV_DISPATCH(call) bev::portable::call
 #endif
@@ -56,18 +74,41 @@ int64_t interval_at(const BevTable &table, int64_t point) {
   return low;
 }
 
-void run_part(const bev::PoolJob &job, int64_t num_cells, int64_t part, int64_t num_parts) {
-  const BevTable &table = *job.table;
+struct PoolWork {
+  bev::PoolJob job;
+  int64_t num_cells, num_parts;
+};
+
+void run_part(const void *context, int64_t part) {
+  const PoolWork &work = *static_cast<const PoolWork *>(context);
+  const BevTable &table = *work.job.table;
   const auto begin = [&](int64_t index) {
-    return index == num_parts ? table.num_intervals : interval_at(table, table.num_points * index / num_parts);
+    if (index == 0) return int64_t{0};
+    return index == work.num_parts ? table.num_intervals : interval_at(table, table.num_points * index / work.num_parts);
   };
   const auto cell = [&](int64_t interval) -> int64_t {
     if (interval == 0) return 0;
-    return interval == table.num_intervals ? num_cells : table.ranks_bev[table.interval_starts[interval]];
+    return interval == table.num_intervals ? work.num_cells : table.ranks_bev[table.interval_starts[interval]];
   };
-  const int64_t first = part == 0 ? 0 : begin(part), last = begin(part + 1);
-  const int64_t first_cell = part == 0 ? 0 : cell(first), last_cell = part + 1 == num_parts ? num_cells : cell(last);
-  BEV_DISPATCH(pool(job, first, last, first_cell, last_cell));
+  const int64_t first = begin(part), last = begin(part + 1);
+  const bev::PoolRange range{first, last, part == 0 ? 0 : cell(first),
+                             part + 1 == work.num_parts ? work.num_cells : cell(last)};
+  BEV_DISPATCH(pool(work.job, range));
+}
+
+int64_t pool(const bev::PoolJob &job, int64_t num_cells, int64_t num_threads) {
+  const BevTable *table = job.table;
+  if (!job.depth || !job.feat || !job.out || !usable(table) || job.channels < 1 || num_cells < 0 || num_threads < 1)
+    return BEV_ERROR_ARGUMENT;
+  if (table->num_points < 0 || table->num_points > table->point_capacity || table->num_intervals < 0 ||
+      table->num_intervals > table->interval_capacity || table->num_intervals > num_cells)
+    return BEV_ERROR_ARGUMENT;
+  int64_t threads = 1 + table->num_points * job.channels / kProductsPerThread;
+  threads = threads < num_threads ? threads : num_threads;
+  threads = threads < kMaxThreads ? threads : kMaxThreads;
+  const PoolWork work{job, num_cells, threads == 1 ? 1 : threads * kPartsPerThread};
+  bev::run_parts(work.num_parts, threads, run_part, &work);
+  return table->num_intervals;
 }
 
 // A build that failed covers nothing.
@@ -82,28 +123,26 @@ extern "C" {
 
 int64_t bev_abi_version(void) { return BEV_ABI_VERSION; }
 
-const char *bev_variant(void) { return has_avx2() ? "avx2" : "portable"; }
+const char *bev_variant(void) { return kNames[chosen()]; }
+
+int64_t bev_limit_variant(const char *name) {
+  if (!name) return BEV_ERROR_ARGUMENT;
+  for (int level = kPortable; level <= kAvx512; ++level)
+    if (std::strcmp(name, kNames[level]) == 0) {
+      limit.store(level, std::memory_order_relaxed);
+      return chosen();
+    }
+  return BEV_ERROR_ARGUMENT;
+}
 
 int64_t bev_pool_f32(const float *depth, const float *feat, int64_t channels, const BevTable *table, float *out,
                      int64_t num_cells, int64_t num_threads) {
-  if (!depth || !feat || !out || !usable(table) || channels < 1 || num_cells < 0 || num_threads < 1) return BEV_ERROR_ARGUMENT;
-  if (table->num_points < 0 || table->num_points > table->point_capacity || table->num_intervals < 0 ||
-      table->num_intervals > table->interval_capacity || table->num_intervals > num_cells)
-    return BEV_ERROR_ARGUMENT;
-  const bev::PoolJob job{depth, feat, channels, table, out};
-  int64_t parts = 1 + table->num_points * channels / kProductsPerThread;
-  parts = parts < num_threads ? parts : num_threads;
-  parts = parts < kMaxThreads ? parts : kMaxThreads;
-  std::thread helpers[kMaxThreads];
-  int64_t started = 1; // part 0 runs here, and so does every part whose thread the system refuses
-  try {
-    for (; started < parts; ++started) helpers[started] = std::thread(run_part, std::cref(job), num_cells, started, parts);
-  } catch (...) {
-  }
-  run_part(job, num_cells, 0, parts);
-  for (int64_t part = started; part < parts; ++part) run_part(job, num_cells, part, parts);
-  for (int64_t part = 1; part < started; ++part) helpers[part].join();
-  return table->num_intervals;
+  return pool({depth, feat, channels, table, out, false}, num_cells, num_threads);
+}
+
+int64_t bev_pool_f16(const uint16_t *depth, const uint16_t *feat, int64_t channels, const BevTable *table, uint16_t *out,
+                     int64_t num_cells, int64_t num_threads) {
+  return pool({depth, feat, channels, table, out, true}, num_cells, num_threads);
 }
 
 int64_t bev_build_sample_table(const BevCamera *cameras, int64_t num_cameras, int64_t width, int64_t height,

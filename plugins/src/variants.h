@@ -34,10 +34,16 @@ struct SplatJob {
 };
 
 struct PoolJob {
-  const float *depth, *feat;
+  const void *depth, *feat; // float, or IEEE half if `half`
   int64_t channels;
   const BevTable *table;
-  float *out;
+  void *out;
+  bool half;
+};
+
+// The intervals of one part of the work, and the cells that it writes.
+struct PoolRange {
+  int64_t first_interval, last_interval, first_cell, last_cell;
 };
 
 struct PillarJob {
@@ -53,12 +59,13 @@ int64_t pillars(const PillarJob &job); // scattered memory, not arithmetic: one 
 
 #define BEV_DECLARE_VARIANT(name)                                                                                        \
   namespace name {                                                                                                       \
-  void pool(const PoolJob &job, int64_t first_interval, int64_t last_interval, int64_t first_cell, int64_t last_cell);   \
+  void pool(const PoolJob &job, const PoolRange &range);                                                                 \
   int64_t sample(const SampleJob &job);                                                                                  \
   int64_t splat(const SplatJob &job);                                                                                    \
   }
 
 BEV_DECLARE_VARIANT(portable)
 BEV_DECLARE_VARIANT(avx2)
+BEV_DECLARE_VARIANT(avx512)
 
 } // namespace bev

@@ -1,7 +1,7 @@
 // C interface of the CPU kernels: bird's-eye-view pooling and the tables that drive it.
 //
-// Every function returns a count >= 0, or one of the negative codes below. No exception leaves the library, nothing is kept
-// between calls, and nothing is allocated but the threads that a caller asks for. Arrays are C-contiguous and belong to the
+// Every function returns a count >= 0, or one of the negative codes below. No exception leaves the library. Nothing is kept
+// between calls but the threads that callers asked for, which sleep until the next call and are the only allocation. Arrays are C-contiguous and belong to the
 // caller. Sizes are checked here; the *contents* of a table are trusted by bev_pool_f32, so a table that was not made by the
 // builders below must be checked first (BevPoolTable.validate does).
 #ifndef BEV_RUNTIME_KERNELS_H
@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define BEV_ABI_VERSION 2
+#define BEV_ABI_VERSION 3
 #define BEV_MAX_CAMERAS 64
 
 #define BEV_ERROR_ARGUMENT (-1)  // a null pointer, a negative size, or a value outside its range
@@ -48,8 +48,12 @@ struct BevTable {
 
 BEV_EXPORT int64_t bev_abi_version(void);
 
-// Name of the code path chosen for this processor: "avx2" or "portable".
+// Name of the code path chosen for this processor: "avx512", "avx2" or "portable".
 BEV_EXPORT const char *bev_variant(void);
+
+// Uses no path beyond the named one from now on, to compare paths or to hold results the same on unlike machines (paths
+// differ in the last bits). Returns 0, or more where a path beyond "portable" is in use.
+BEV_EXPORT int64_t bev_limit_variant(const char *name);
 
 // out[cell, :] = sum over the cell's interval of depth[ranks_depth] * feat[ranks_feat, :]; other cells become 0.
 //
@@ -57,6 +61,10 @@ BEV_EXPORT const char *bev_variant(void);
 // `num_threads` by a single bit. Intervals are sorted by cell, one per cell. Returns the number of intervals.
 BEV_EXPORT int64_t bev_pool_f32(const float *depth, const float *feat, int64_t channels, const struct BevTable *table,
                                 float *out, int64_t num_cells, int64_t num_threads);
+
+// The same for IEEE halves, as their bits: each product and sum is float32, and rounding to half is the last step.
+BEV_EXPORT int64_t bev_pool_f16(const uint16_t *depth, const uint16_t *feat, int64_t channels,
+                                const struct BevTable *table, uint16_t *out, int64_t num_cells, int64_t num_threads);
 
 // Bilinear sampling of points float[num_points][3] (reference ego frame, metres) in every camera that sees them.
 //
