@@ -1,0 +1,1 @@
+"""A model package in half precision or with 8-bit integers."""

@@ -1,0 +1,165 @@
+"""Which layers must stay in float32 for INT8 not to hurt: a greedy search by measured error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from bev_export.precision.convert import QUANTISED, name_nodes, to_int8
+from bev_export.precision.halves import take_apart
+from bev_export.precision.rewrite import Samples, int8_stages, rewritten
+from bev_export.verify.capture import Call
+from bev_export.verify.compare import measure_all
+from bev_export.verify.plain import PlainGraph
+from bev_runtime.errors import ModelError
+from bev_runtime.model import ModelPackage
+
+SUFFIX = "_int8"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A node's name, and the error of its piece's outputs when it alone is in INT8 (root mean
+    square, in their deviations).
+    """
+
+    name: str
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The result of a search: nodes kept in float32, the error that is left, the stages."""
+
+    kept: tuple[str, ...]
+    error: float
+    stages: dict[str, bytes]
+
+
+def rank_layers(
+    model: ModelPackage, samples: Samples, keep: Sequence[str], method: str
+) -> list[Layer]:
+    """Every layer that can be quantised, the most harmful first.
+
+    Args:
+        model: in float32.
+        samples: of calibration; the first frame measures.
+        keep: patterns of names that are not looked at.
+        method: as for `to_int8`.
+    """
+    layers = []
+    for stage in model.manifest.stages:
+        graph = model.stage_graph(stage.name)
+        name_nodes(graph)
+        for piece in take_apart(graph, stage).pieces:
+            sample = samples[stage.name][0]
+            exact = PlainGraph(piece.graph).run(sample)
+            whole = to_int8(piece.graph, samples[stage.name], keep, method)
+            names = [n.name for n in piece.graph.graph.node if n.op_type in QUANTISED]
+            for name in names:
+                alone = only_one(whole, piece.graph, name)
+                if alone is not None:
+                    found = PlainGraph(alone).run(sample)
+                    error = max(item.rms for item in measure_all(found, exact))
+                    layers.append(Layer(name, error))
+    return sorted(layers, key=lambda layer: -layer.error)
+
+
+def only_one(whole: onnx.ModelProto, exact: onnx.ModelProto, name: str) -> onnx.ModelProto | None:
+    """The float32 graph with one node in INT8, None if it was not quantised.
+
+    Args:
+        whole: quantised.
+        exact: the same in float32.
+        name: of the node.
+    """
+    node = next((item for item in whole.graph.node if item.name == name), None)
+    if node is None:
+        return None
+    makers = {output: item for item in whole.graph.node for output in item.output}
+    chain: list[onnx.NodeProto] = []
+    renamed: dict[str, str] = {}
+    for source in node.input:
+        dequantise = makers.get(source)
+        if dequantise is None or dequantise.op_type != "DequantizeLinear":
+            continue
+        copy = onnx.NodeProto()
+        copy.CopyFrom(dequantise)
+        copy.output[0] = renamed[source] = f"{source}/alone"
+        quantise = makers.get(dequantise.input[0])
+        if quantise is not None:
+            first = onnx.NodeProto()
+            first.CopyFrom(quantise)
+            first.output[0] = copy.input[0] = f"{quantise.output[0]}/alone"
+            chain.append(first)
+        chain.append(copy)
+    if not chain:
+        return None
+    alone = onnx.ModelProto()
+    alone.CopyFrom(exact)
+    target = next(item for item in alone.graph.node if item.name == name)
+    for index, source in enumerate(node.input):
+        if source in renamed:
+            target.input[index] = renamed[source]
+    position = next(i for i, item in enumerate(alone.graph.node) if item.name == name)
+    for item in reversed(chain):
+        alone.graph.node.insert(position, item)
+    known = {item.name for item in alone.graph.initializer}
+    read = {source for item in chain for source in item.input}
+    alone.graph.initializer.extend(
+        item for item in whole.graph.initializer if item.name in read - known
+    )
+    return alone
+
+
+def search(
+    model: ModelPackage,
+    samples: Samples,
+    measured: Sequence[Call],
+    *,
+    keep: Sequence[str],
+    method: str,
+    max_error: float,
+    tell: Callable[[str], None],
+    error_of: Callable[[ModelPackage, ModelPackage, Sequence[Call]], float],
+) -> Found:
+    """Keeps the most harmful layers in float32, twice as many each time, until the error is small
+    enough.
+
+    Args:
+        model: in float32.
+        samples: of calibration.
+        measured: calls on which the error is measured.
+        keep: patterns of node names that are kept anyway.
+        method: as for `to_int8`.
+        max_error: of an output, root mean square in its deviations.
+        tell: gets a line for each attempt.
+        error_of: largest error of an output of the second package.
+
+    Raises:
+        ModelError: even with every layer in float32 the error is larger.
+    """
+    ranked: list[Layer] | None = None
+    count = 0
+    while True:
+        kept = (*keep, *(escape(layer.name) for layer in (ranked or [])[:count]))
+        stages = int8_stages(model, samples, kept, method)
+        error = error_of(model, rewritten(model, stages, SUFFIX), measured)
+        tell(f"{count} layers in float32: error {error:.3g}")
+        if error <= max_error:
+            return Found(tuple(layer.name for layer in (ranked or [])[:count]), error, stages)
+        if ranked is None:
+            ranked = rank_layers(model, samples, keep, method)
+        if count >= len(ranked):
+            raise ModelError(
+                f"error {error:.3g} with every layer in float32, expected at most {max_error:g}: "
+                "raise --max-error"
+            )
+        count = min(max(1, 2 * count), len(ranked))
+
+
+def escape(name: str) -> str:
+    """A node's name as a pattern that matches nothing else."""
+    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)

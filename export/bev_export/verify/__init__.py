@@ -1,0 +1,1 @@
+"""Is a model package what its checkpoint says, and does it look at its sensors?"""
