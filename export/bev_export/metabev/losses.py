@@ -44,8 +44,8 @@ def heading_loss(said: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 
     Plain L1 of sine and cosine is as content with any value between two opposite headings where
     front and back look alike: the axis is lost too. Here the nearer of the two opposite headings
-    counts, and the side is a logistic loss of its own. That teaches the axis (0.25 rad for cars); the
-    side is not learnt in this way, since a vector must pass zero to turn round.
+    counts, and the side is a logistic loss of its own. That teaches the axis (0.25 rad for cars);
+    the side is not learnt in this way, since a vector must pass zero to turn round.
 
     Args:
         said: [..., 2] sine and cosine.
