@@ -265,6 +265,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "first": round(memory[0]),
             "last": round(memory[-1]),
             "max": round(max(memory)),
+            "by_half_minute": [round(value) for value in memory[::60]],
         },
         "sensors": {},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 import types
 from pathlib import Path
@@ -92,11 +93,14 @@ def test_files_without_a_state_dict_are_refused(tmp_path, content):
 
 
 def test_files_that_are_no_checkpoint_are_refused(tmp_path):
-    (tmp_path / "noise.pt").write_bytes(os.urandom(4096))
+    noise = random.Random(3).randbytes
+    names = [f"noise{index}.pt" for index in range(40)]
+    for index, name in enumerate(names):  # with and without a start that looks like a pickle's
+        (tmp_path / name).write_bytes((b"\x80\xa6" if index % 2 else b"") + noise(4096))
     (tmp_path / "empty.pt").write_bytes(b"")
     whole = save(tmp_path / "cut.pt", weights()).read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
-    for name in ("noise.pt", "empty.pt", "cut.pt"):
+    for name in (*names, "empty.pt", "cut.pt"):
         with pytest.raises(ExportError, match="cannot be read as weights") as problem:
             load(tmp_path / name)
         assert "weights_only" not in str(problem.value)

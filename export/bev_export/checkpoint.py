@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -194,7 +195,8 @@ def _read(path: Path) -> object:
         raise ExportError(f"no checkpoint at {path}: give the file that the project publishes")
     stand_ins = [(type("Inert", (Inert,), {}), name) for name in _foreign_types(path)]
     try:
-        with torch.serialization.safe_globals(stand_ins):
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of odd protocols, before it refuses them
             return torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as problem:
         raise ExportError(

@@ -24,17 +24,22 @@ def write_rig(folder: Path, content: dict[str, Any]) -> Path:
     return path
 
 
-def activated(process: Process) -> float:
-    process.wait_for("configured")
-    return time.monotonic()
+def activated(world: World, process: Process) -> float:
+    """Configures and activates a node that has had time to discover the others."""
+    world.listener.state()
+    time.sleep(1.5)
+    assert world.listener.change_state(1), process.log
+    since_s = time.monotonic()
+    assert world.listener.change_state(3), process.log
+    return since_s
 
 
 def lines_with(process: Process, text: str) -> list[str]:
     return [line for line in process.log.splitlines() if text in line]
 
 
-def expect_line(process: Process, text: str, since_s: float, within_s: float = 3.0) -> str:
-    """The one line with a text: within a second on an idle machine, where discovery takes 0.2."""
+def expect_line(process: Process, text: str, since_s: float, within_s: float = 2.5) -> str:
+    """The one line with a text: within a second of activation on an idle machine."""
     process.wait_for(text, 10.0)
     assert time.monotonic() - since_s < within_s, process.log
     time.sleep(0.6)
@@ -49,8 +54,8 @@ def test_a_wrong_topic_is_named_with_the_topics_that_would_fit(
     talker = Talker(world.listener.node, CAMERAS)
     rig = live_rig(list(CAMERAS))
     rig["cameras"]["front"]["topic"] = "/frnt/image_raw"
-    node = world.node(model=tiny_model, rig_file=write_rig(tmp_path, rig))
-    line = expect_line(node, "nobody publishes /frnt/image_raw", activated(node))
+    node = world.node(model=tiny_model, rig_file=write_rig(tmp_path, rig), autostart=False)
+    line = expect_line(node, "nobody publishes /frnt/image_raw", activated(world, node))
     assert "/front/image_raw" in line
     assert lines_with(node, "nobody publishes") == [line]
     talker.close()
@@ -66,8 +71,10 @@ def test_a_qos_mismatch_is_named_with_its_cure(world: World, tiny_model: Path, t
     rig = live_rig(["front"])
     rig["cameras"]["front"] |= {"info_topic": None, "calibration": calibration}
     parameters = {"input_qos.reliability": "reliable"}
-    node = world.node(model=tiny_model, rig_file=write_rig(tmp_path, rig), **parameters)
-    line = expect_line(node, "offered best_effort", activated(node))
+    node = world.node(
+        model=tiny_model, rig_file=write_rig(tmp_path, rig), **parameters, autostart=False
+    )
+    line = expect_line(node, "offered best_effort", activated(world, node))
     assert "/front/image_raw" in line
     assert "input_qos.reliability" in line
     talker.close()
@@ -78,8 +85,8 @@ def test_transforms_that_are_not_published_are_named(
 ):
     talker = Talker(world.listener.node, CAMERAS, static=False)
     rig = write_rig(tmp_path, live_rig(list(CAMERAS)))
-    node = world.node(model=tiny_model, rig_file=rig)
-    expect_line(node, "static transforms: nobody publishes /tf_static", activated(node))
+    node = world.node(model=tiny_model, rig_file=rig, autostart=False)
+    expect_line(node, "static transforms: nobody publishes /tf_static", activated(world, node))
     node.wait_for("front is not calibrated: no static transform from 'front' to 'base_link'", 3.0)
     talker.close()
 
@@ -89,8 +96,8 @@ def test_static_transforms_that_are_not_latched_are_named(
 ):
     talker = Talker(world.listener.node, CAMERAS, latched=False)
     rig = write_rig(tmp_path, live_rig(list(CAMERAS)))
-    node = world.node(model=tiny_model, rig_file=rig)
-    line = expect_line(node, "offered volatile", activated(node))
+    node = world.node(model=tiny_model, rig_file=rig, autostart=False)
+    line = expect_line(node, "offered volatile", activated(world, node))
     assert "/tf_static" in line
     talker.close()
 
@@ -99,15 +106,15 @@ def test_a_topic_of_another_type_is_named(world: World, tiny_model: Path, tmp_pa
     talker = Talker(world.listener.node, {**CAMERAS, "back": 180.0})
     rig = live_rig(list(CAMERAS))
     rig["cameras"]["front"]["topic"] = "/back/camera_info"
-    node = world.node(model=tiny_model, rig_file=write_rig(tmp_path, rig))
-    line = expect_line(node, "is published as sensor_msgs/msg/CameraInfo", activated(node))
+    node = world.node(model=tiny_model, rig_file=write_rig(tmp_path, rig), autostart=False)
+    line = expect_line(node, "is published as sensor_msgs/msg/CameraInfo", activated(world, node))
     assert "expected sensor_msgs/msg/Image" in line
     talker.close()
 
 
 def test_a_clock_that_does_not_run_is_named(world: World, tiny_model: Path, drive_rig: Path):
-    node = world.node(model=tiny_model, rig_file=drive_rig, use_sim_time=True)
-    expect_line(node, "nothing publishes /clock", activated(node))
+    node = world.node(model=tiny_model, rig_file=drive_rig, use_sim_time=True, autostart=False)
+    expect_line(node, "nothing publishes /clock", activated(world, node))
 
 
 def test_a_missing_model_leaves_the_node_unconfigured(world: World, drive_rig: Path):
@@ -129,8 +136,8 @@ def test_with_autostart_a_missing_model_ends_the_process(world: World, drive_rig
 def test_cameras_named_differently_from_the_model_are_named(
     world: World, named_model: Path, drive_rig: Path
 ):
-    node = world.node(model=named_model, rig_file=drive_rig)
-    line = expect_line(node, "takes cameras CAM_A, CAM_B", activated(node))
+    node = world.node(model=named_model, rig_file=drive_rig, autostart=False)
+    line = expect_line(node, "takes cameras CAM_A, CAM_B", activated(world, node))
     assert "back, front, left" in line
 
 
@@ -141,10 +148,10 @@ def test_outputs_without_their_package_are_off_and_the_others_work(
         "import sys; sys.modules['vision_msgs'] = None\n"
         "from bev_runtime_ros.main import main; sys.exit(main())"
     )
-    words = [f"model:={fusion_model}", f"rig_file:={drive_rig}", "autostart:=true"]
+    words = [f"model:={fusion_model}", f"rig_file:={drive_rig}", "autostart:=false"]
     words = ["-c", code, "--ros-args", *(w for word in words for w in ("-p", word))]
     node = world.start(words, "node")
-    line = expect_line(node, "~/output/detections is off", activated(node))
+    line = expect_line(node, "~/output/detections is off", activated(world, node))
     assert "vision_msgs" in line
 
     def topics() -> set[str]:
