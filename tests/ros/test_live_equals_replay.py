@@ -37,24 +37,54 @@ def by_stamp(messages: set[bytes] | list[bytes]) -> dict[bytes, bytes]:
     return {raw[4:12]: raw for raw in messages}
 
 
+def same_content(live: bytes, recorded: bytes) -> bool:
+    """Whether the bytes are equal; DDS fills a message up to a multiple of four."""
+    return live[: len(recorded)] == recorded and not any(live[len(recorded) :])
+
+
+def assert_equal_live_and_replayed(
+    world: World, folder: Path, bag: Path, rig: Path, model: Path, topics: dict[str, str], *faults
+) -> None:
+    heard = {
+        topic: world.listener.hear(f"/bev_runtime/output/{topic}", f"{kind}")
+        for topic, kind in topics.items()
+    }
+    node = world.node(model=model, rig_file=rig, use_sim_time=True)
+    node.wait_for("configured")
+    options = [word for fault in faults for word in ("--fault", fault)]
+    player = world.player(bag, "--rig", str(rig), *options)
+    assert player.popen.wait(30) == 0, player.log
+    until(lambda: all(len(got) > 10 for got in heard.values()), 5, f"outputs\n{node.log}")
+    expected = replayed(bag, rig, model, folder / "out", *faults)
+    for topic, got in heard.items():
+        live = by_stamp([raw for _, _, raw in got])
+        recorded = by_stamp(expected[f"/bev_runtime/output/{topic}"])
+        common = live.keys() & recorded.keys()
+        # The first outputs of a cold network may be superseded on a busy machine.
+        share = 0.9 if model.name == "tiny" else 0.6
+        assert len(common) >= share * len(recorded), node.log
+        different = [s for s in common if not same_content(live[s], recorded[s])]
+        assert len(different) <= 0.1 * len(common)  # a late message on a busy machine
+
+
 @pytest.mark.parametrize("faults", [(), ("drop:front@0.5-1.2", "delay:left,ms=30")])
 def test_maps_are_the_same_bytes_live_and_in_replay(
     world: World, tiny_model: Path, drive_bag: Path, drive_rig: Path, tmp_path: Path, faults
 ):
-    kind = "nav_msgs/msg/OccupancyGrid"
-    grids = {
-        t: world.listener.hear(t, kind) for t in (f"/bev_runtime/output/map/{n}" for n in LAYERS)
+    topics = {f"map/{layer}": "nav_msgs/msg/OccupancyGrid" for layer in LAYERS}
+    assert_equal_live_and_replayed(
+        world, tmp_path, drive_bag, drive_rig, tiny_model, topics, *faults
+    )
+
+
+@pytest.mark.parametrize("faults", [(), ("drop:lidar@0.5-1.2",)])
+def test_detections_are_the_same_bytes_live_and_in_replay(
+    world: World, fusion_model: Path, drive_bag: Path, drive_rig: Path, tmp_path: Path, faults
+):
+    topics = {
+        "detections": "vision_msgs/msg/Detection3DArray",
+        "map/mix": "nav_msgs/msg/OccupancyGrid",
     }
-    node = world.node(model=tiny_model, rig_file=drive_rig, use_sim_time=True)
-    node.wait_for("configured")
-    options = [word for fault in faults for word in ("--fault", fault)]
-    player = world.player(drive_bag, "--rig", str(drive_rig), *options)
-    assert player.popen.wait(30) == 0, player.log
-    until(lambda: all(len(got) > 10 for got in grids.values()), 5, f"outputs\n{node.log}")
-    expected = replayed(drive_bag, drive_rig, tiny_model, tmp_path / "out", *faults)
-    for topic, got in grids.items():
-        live, recorded = by_stamp([raw for _, _, raw in got]), by_stamp(expected[topic])
-        common = live.keys() & recorded.keys()
-        assert len(common) >= 0.9 * len(recorded), node.log
-        different = [stamp for stamp in common if live[stamp] != recorded[stamp]]
-        assert len(different) <= 0.1 * len(common)  # a late message on a busy machine
+    assert_equal_live_and_replayed(
+        world, tmp_path, drive_bag, drive_rig, fusion_model, topics, *faults
+    )
