@@ -12,8 +12,8 @@ from bev_runtime.errors import BagError, ConfigError
 from bev_runtime.rig import load_rig
 from bev_runtime.sim.bag import write_bag
 from bev_runtime.sim.factory import write_samples
-from bev_runtime.sim.rigs import rig_of
-from bev_runtime.sim.samples import SampleOptions
+from bev_runtime.sim.rigs import RIGS, rig_of
+from bev_runtime.sim.samples import SampleOptions, varied
 from bev_runtime.sim.town import make_town
 
 pytest.importorskip("embreex", reason="the extra `sim` is not installed")
@@ -139,3 +139,22 @@ def test_a_rig_file_without_calibration_is_refused_with_the_camera():
     file = Path(__file__).parents[1] / "launch" / "rigs" / "nuscenes.yaml"
     with pytest.raises(ConfigError, match="CAM_FRONT' has no calibration"):
         rig_of(load_rig(file))
+
+
+def test_varied_rigs_have_other_mounts_lenses_and_lidars_of_the_same_make():
+    plain = RIGS["nuscenes"]()
+    lifts = set()
+    for seed in range(6):
+        other = varied(plain, np.random.default_rng(seed))
+        moves = []
+        for before, after in zip(plain.cameras, other.cameras, strict=True):
+            move = after.model.ego_from_camera[:3, 3] - before.model.ego_from_camera[:3, 3]
+            moves.append(move)
+            assert 0 < np.linalg.norm(move) < 1
+            zoom = after.model.intrinsics[0, 0] / before.model.intrinsics[0, 0]
+            assert 0.9 < zoom < 1.12
+            assert zoom != 1
+        lifts.add(round(float(np.median(moves, axis=0)[2]), 4))  # all mounts rise together
+        assert other.lidar is not None
+        assert 1.5 < other.lidar.ego_from_lidar[2, 3] < 2.2
+    assert len(lifts) > 3

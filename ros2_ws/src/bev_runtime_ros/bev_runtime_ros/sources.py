@@ -102,7 +102,6 @@ class Sources:
         self._asked = settings["input_qos.reliability"]
         self._depth = settings["input_qos.depth"]
         self._live: dict[str, _Live] = {}
-        self.received: dict[str, int] = dict.fromkeys((s.key for s in self._sources), 0)
         self.missing_types: dict[str, str] = {}
         for source in self._sources:
             self._subscribe(source, *self._wanted(source, self._publishers(source)))
@@ -164,15 +163,9 @@ class Sources:
             reliability=reliability,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if static else DurabilityPolicy.VOLATILE,
         )
-        key, counts, deliver, clock = (
-            source.key,
-            self.received,
-            self._deliver,
-            self._node.get_clock(),
-        )
+        key, deliver, clock = source.key, self._deliver, self._node.get_clock()
 
         def on_message(raw: bytes) -> None:
-            counts[key] += 1
             deliver(Arrival(key, msgtype, raw, clock.now().nanoseconds))
 
         subscription = self._node.create_subscription(
