@@ -22,6 +22,7 @@ if find_spec("rclpy") is None:
 
 import rclpy
 from bev_runtime_ros.autoware import register_autoware
+from bev_runtime_ros.shared_memory import free_dead_segments
 from bev_runtime_ros.sources import message_class
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import SingleThreadedExecutor
@@ -142,6 +143,7 @@ class World:
                 process.popen.wait()
         if self._listener is not None:
             self._listener.close()
+        free_dead_segments()
 
 
 class Listener:

@@ -40,8 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from bev_runtime_ros.logs import bridge_logs
     from bev_runtime_ros.memory import keep_large_blocks
     from bev_runtime_ros.node import BevNode
+    from bev_runtime_ros.shared_memory import free_dead_segments
 
     keep_large_blocks()
+    dead, dead_bytes = free_dead_segments()
     sys.setswitchinterval(SWITCH_S)
     try:
         rclpy.init(args=words)
@@ -53,6 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             bridge_logs(logging.getLogger("bev_runtime"))
             node = BevNode()
+            if dead:
+                logging.getLogger("bev_runtime").info(
+                    "freed %.0f MB of shared memory that %d dead processes left behind",
+                    dead_bytes / 1e6,
+                    dead,
+                )
         except BevRuntimeError as problem:
             logging.getLogger("bev_runtime").error("%s", problem)
             return EXIT_USAGE if isinstance(problem, ConfigError) else EXIT_FAILURE

@@ -84,6 +84,8 @@ class Worker:
         """Ends the thread after the step it is in; whether it ended within the timeout."""
         self._stopping = True
         self._inbox.wake()
+        if self._thread.ident is None:  # stopped before it was started
+            return True
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
