@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bev_runtime.errors import BackendError
 from bev_runtime.manifest import Detection
+from bev_runtime.manifest_sections import BOX_TERMS
 from bev_runtime.types import BevGrid, Detections
 
 Float32 = NDArray[np.float32]
@@ -51,7 +52,7 @@ class DetectionDecoder:
 
         Args:
             heatmap: logits float32 [1, classes, rows, columns].
-            boxes: terms float32 [1, 10, rows, columns].
+            boxes: terms float32 [1, 10 or 12, rows, columns], see `manifest.Detection`.
             observed: bool [rows, columns], cells that a live sensor looks at; what peaks elsewhere
                 is no detection. None for all.
 
@@ -108,7 +109,7 @@ class DetectionDecoder:
         return np.concatenate(labels), np.concatenate(cells), np.concatenate(logits)
 
     def _boxes_of(self, cells: NDArray[np.intp], terms: Float32) -> Float32:
-        """X y z l w h yaw vx vy float32 [N, 9] from terms [N, 10]."""
+        """X y z l w h yaw vx vy float32 [N, 9] from terms [N, 10 or 12]."""
         row, column = np.divmod(cells, self._grid.columns)
         out = np.empty((len(cells), 9), np.float32)
         offset = np.clip(terms[:, :2], -LARGEST_OFFSET, LARGEST_OFFSET)
@@ -116,7 +117,7 @@ class DetectionDecoder:
         out[:, 1] = self._grid.y_min + (column + 0.5 + offset[:, 1]) * self._grid.cell
         out[:, 2] = terms[:, 2]
         out[:, 3:6] = np.exp(np.clip(terms[:, 3:6], -LARGEST_LOG, LARGEST_LOG))
-        out[:, 6] = np.arctan2(terms[:, 6], terms[:, 7])
+        out[:, 6] = _yaw(terms)
         out[:, 7:9] = terms[:, 8:10]
         return out
 
@@ -135,3 +136,15 @@ class DetectionDecoder:
                     stays[index + 1 :] &= ~near[index, index + 1 :]
             alive[members] = stays
         return np.flatnonzero(alive)[: self._spec.max_detections]
+
+
+def _yaw(terms: Float32) -> Float32:
+    """Headings [N] within -pi..pi, from one vector, or from an axis and a vector that only says
+    which of its ends is the front.
+    """
+    sine, cosine = terms[:, 6], terms[:, 7]
+    if terms.shape[1] == BOX_TERMS:
+        return np.arctan2(sine, cosine)
+    axis = np.arctan2(terms[:, BOX_TERMS], terms[:, BOX_TERMS + 1]) / 2
+    backwards = sine * np.sin(axis) + cosine * np.cos(axis) < 0
+    return np.where(backwards, axis - np.copysign(np.float32(np.pi), axis), axis)

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from bev_runtime.manifest_sections import (
+    AXIS_TERMS,
     BOX_TERMS,
     GEOMETRY_CHANNELS,
     STATISTICS,
@@ -271,15 +272,16 @@ class Manifest(Strict):
             check_instances(self.instances, self.grid, self.view_transform, made)
         if self.detection is None:
             return
-        for name, count in (
-            (self.detection.heatmap, len(self.detection.classes)),
-            (self.detection.boxes, BOX_TERMS),
+        for name, counts in (
+            (self.detection.heatmap, [len(self.detection.classes)]),
+            (self.detection.boxes, [BOX_TERMS, BOX_TERMS + AXIS_TERMS]),
         ):
-            tensor, shape = made[name], (1, count, *self.grid.to_grid().shape)
-            if tensor.dtype != "float32" or tensor.shape != shape:
+            tensor = made[name]
+            shapes = [[1, count, *self.grid.to_grid().shape] for count in counts]
+            if tensor.dtype != "float32" or list(tensor.shape) not in shapes:
                 raise ValueError(
                     f"detection tensor '{name}' is {tensor.dtype} {list(tensor.shape)}, expected "
-                    f"float32 {list(shape)}: a plane for each class or box term, over the grid"
+                    f"float32 {' or '.join(map(str, shapes))}: planes of classes or box terms"
                 )
 
     def _expect(self, stage: Stage, name: str, dtype: str, shape: Sequence[int], why: str) -> None:

@@ -13,8 +13,8 @@ GEOMETRY_CHANNELS = 4
 """Of `camera_geometry.ground_geometry`."""
 STATISTICS = 8
 """Channels of `pillars.PillarEncoder` before those of the slices."""
-BOX_TERMS = 10
-"""Channels of the box tensor."""
+BOX_TERMS, AXIS_TERMS = 10, 2
+"""Channels of the box tensor, and those that it may have besides."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -195,10 +195,12 @@ class Fusion(Strict):
 class Detection(Strict):
     """Boxes at the peaks of a heatmap, as in CenterPoint.
 
-    `heatmap`: logits float32 [1, classes, rows, columns]. `boxes`: float32 [1, 10, rows, columns]:
-    centre minus cell centre along x and y in cells, z of the centre, log length, width and height,
-    sine and cosine of the yaw, velocity along x and y. `nms_radius`: metres, one per class; of two
-    boxes of a class whose centres are nearer, the better one stays.
+    `heatmap`: logits float32 [1, classes, rows, columns]. `boxes`: float32 [1, 10 or 12, rows,
+    columns]: centre minus cell centre along x and y in cells, z of the centre, log length, width
+    and height, sine and cosine of the yaw, velocity along x and y. With 12, the last two are sine
+    and cosine of twice the yaw: they alone give the axis, and the first two only which end of it
+    is the front. `nms_radius`: metres, one per class; of two boxes of a class whose centres are
+    nearer, the better one stays.
     """
 
     kind: Literal["center_heatmap"]

@@ -60,6 +60,17 @@ def test_a_peak_becomes_the_box_that_its_terms_describe():
     assert (found.labels.tolist(), found.classes) == ([1], CLASSES)
 
 
+@pytest.mark.parametrize("yaw", [0.0, 0.4, 1.5, 1.6, 2.5, 3.1, -0.4, -1.5, -1.6, -2.5, -3.1])
+def test_with_an_axis_of_its_own_the_heading_only_says_where_the_front_is(yaw: float):
+    heatmap, terms = empty()
+    terms = np.concatenate([terms, np.zeros_like(terms[:, :2])], axis=1)
+    heatmap[0, 1, 7, 20] = 1.2
+    rough = yaw + 0.9  # far off the axis, and short
+    terms[0, 6:8, 7, 20] = 0.1 * math.sin(rough), 0.1 * math.cos(rough)
+    terms[0, 10:, 7, 20] = 3 * math.sin(2 * yaw), 3 * math.cos(2 * yaw)
+    assert decode(heatmap, terms).boxes[0, 6] == pytest.approx(yaw, abs=1e-5)
+
+
 def test_only_local_maxima_above_the_threshold_are_found_also_at_the_border():
     heatmap, terms = empty()
     threshold = math.log(0.1 / 0.9)

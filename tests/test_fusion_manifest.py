@@ -43,7 +43,7 @@ def changed(section: str, **change: Any) -> Change:
         (changed("lidar", z_min=-5000.0), ["lidar.z_min"]),
         (changed("lidar", sweeps=3), ["lidar.sweeps"]),
         (changed("detection", heatmap="heat"), ["heatmap tensor 'heat'"]),
-        (changed("detection", boxes="map"), ["'map'", "[1, 10, 80, 80]"]),
+        (changed("detection", boxes="map"), ["'map'", "[1, 10, 80, 80] or [1, 12, 80, 80]"]),
         (changed("detection", classes=["a", "b"]), ["2 classes but 3 nms_radius"]),
         (
             changed("detection", classes=["a", "b"], nms_radius=[1.0] * 2),

@@ -102,15 +102,20 @@ def test_cells_between_far_rays_are_in_the_mask_and_taught(samples) -> None:
     assert taught.sum() > 1.3 * fed.sum()
 
 
-def test_a_heading_and_its_opposite_share_the_axis_but_not_the_front() -> None:
-    true = torch.tensor([0.6, 0.8])
+def test_opposite_headings_share_the_axis_but_not_the_front(samples: list[Path]) -> None:
     losses = pytest.importorskip("bev_export.metabev.losses")
-    right, opposite, across, nothing = (
-        float(losses.heading_loss(said, true))
-        for said in (true, -true, torch.tensor([-0.8, 0.6]), torch.zeros(2))
+    true = torch.tensor([0.6, 0.8])
+    right, across, opposite = (
+        float(losses.front_loss(said, true)) for said in (true, torch.tensor([-0.8, 0.6]), -true)
     )
-    assert right < opposite < across
-    assert right < nothing < across
+    assert right < across < opposite
+    targets = make(samples[0], PLAIN).targets
+    terms = targets.terms[targets.present > 0]
+    sine, cosine = terms[:, 6], terms[:, 7]
+    assert len(terms) > 3
+    assert np.allclose(
+        terms[:, 10:], np.stack([2 * sine * cosine, cosine**2 - sine**2], 1), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("off", ["camera", "lidar"])

@@ -33,6 +33,10 @@ Z_RANGE = (-3.0, 6.0)
 MAX_CAMERAS = 6
 _NO_POINTS = np.zeros(0, np.int32)
 IMAGE_MEAN, IMAGE_STD = 127.0, 128.0
+ROUND_SHARE, TURN_DEVIATION = 0.15, math.radians(12.0)
+"""Share of samples turned by any angle; the others are turned a little. A car drives along its
+road, which tells where lanes and headings go; what it sees askew must be known too.
+"""
 MIRROR_Y = np.diag([1.0, -1.0, 1.0, 1.0])
 
 
@@ -44,7 +48,7 @@ class Switches:
     `corrupt`: scale of all probabilities in `augment`. `turn`: whether the world is turned.
     """
 
-    no_lidar: float = 0.35
+    no_lidar: float = 0.4
     no_cameras: float = 0.2
     lost_views: float = 0.35
     corrupt: float = 1.0
@@ -195,7 +199,9 @@ class ExampleMaker:
     def _turn(self) -> NDArray[np.float64]:
         """A turn about z, half of the time mirrored, scaled a little; float64 [4, 4]."""
         rng = self._rng
-        angle, scale = rng.uniform(-math.pi, math.pi), rng.uniform(0.95, 1.05)
+        any_angle = rng.random() < ROUND_SHARE
+        angle = rng.uniform(-math.pi, math.pi) if any_angle else rng.normal(0, TURN_DEVIATION)
+        scale = rng.uniform(0.95, 1.05)
         cos, sin = math.cos(angle), math.sin(angle)
         world = np.eye(4)
         world[:2, :2] = [[cos, -sin], [sin, cos]]

@@ -7,9 +7,9 @@ from torch.nn import functional
 
 from bev_export.metabev import model as spec
 
-TERM_WEIGHTS = (2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.1, 0.1)
-HEADING = slice(6, 8)
-AXIS_WEIGHT, FRONT_WEIGHT, FRONT_SHARPNESS = 1.5, 0.5, 4.0
+TERM_WEIGHTS = (2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.1, 0.1, 1.0, 1.0)
+FRONT = slice(6, 8)
+FRONT_WEIGHT, FRONT_SHARPNESS = 1.0, 4.0
 MAP_POSITIVE = (1.0, 2.5, 3.0)
 WEIGHTS = {"heat": 1.0, "box": 0.5, "map": 2.5, "dice": 2.0, "depth": 0.5}
 
@@ -17,11 +17,11 @@ WEIGHTS = {"heat": 1.0, "box": 0.5, "map": 2.5, "dice": 2.0, "depth": 0.5}
 def detection_losses(
     heatmap: torch.Tensor, boxes: torch.Tensor, targets: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Focal loss of CenterNet (Zhou et al., 2019) and L1 at the peaks; `heading_loss` there too.
+    """Focal loss of CenterNet (Zhou et al., 2019) and L1 at the peaks; `front_loss` there too.
 
     Args:
         heatmap: logits [B, 8, 128, 128].
-        boxes: [B, 10, 128, 128].
+        boxes: [B, 12, 128, 128].
         targets: see `targets.Targets`.
     """
     heat, weight = targets["heat"], targets["heat_weight"]
@@ -34,29 +34,26 @@ def detection_losses(
     cells = targets["cells"][:, None].expand(-1, spec.BOX_TERMS, -1)
     found = boxes.flatten(2).gather(2, cells).transpose(1, 2)
     error = ((found - targets["terms"]).abs() * torch.tensor(TERM_WEIGHTS)).sum(dim=-1)
-    error = error + heading_loss(found[..., HEADING], targets["terms"][..., HEADING])
+    error = error + front_loss(found[..., FRONT], targets["terms"][..., FRONT])
     box_loss = (error * targets["present"]).sum() / number
     return {"heat": heat_loss, "box": box_loss}
 
 
-def heading_loss(said: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """The axis of an object, and apart from it which end is the front.
+def front_loss(said: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Logistic loss of which end of an object is its front.
 
-    Plain L1 of sine and cosine is as content with any value between two opposite headings where
-    front and back look alike: the axis is lost too. Here the nearer of the two opposite headings
-    counts, and the side is a logistic loss of its own. That teaches the axis (0.25 rad for cars);
-    the side is not learnt in this way, since a vector must pass zero to turn round.
+    The axis has terms of its own, sine and cosine of twice the yaw, which opposite headings share.
+    One vector for both would lose the axis where front and back look alike: L1 is as content with
+    any vector between two opposite ones. Here it may be short where nothing tells the front.
 
     Args:
-        said: [..., 2] sine and cosine.
-        true: the same.
+        said: [..., 2], a vector of any length.
+        true: [..., 2], sine and cosine of the yaw.
 
     Returns:
         [...].
     """
-    axis = torch.minimum((said - true).abs().sum(dim=-1), (said + true).abs().sum(dim=-1))
-    front = functional.softplus(-FRONT_SHARPNESS * (said * true).sum(dim=-1))
-    return AXIS_WEIGHT * axis + FRONT_WEIGHT * front
+    return FRONT_WEIGHT * functional.softplus(-FRONT_SHARPNESS * (said * true).sum(dim=-1))
 
 
 def map_losses(logits: torch.Tensor, targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -22,7 +22,9 @@ LIMIT = 36
 
 
 def quick_look(model: spec.MetaBev, folder: Path) -> dict[str, dict[str, float]]:
-    """Average precision at 2 m of each class and IoU of each layer, by condition."""
+    """Average precision at 2 m of each class, IoU of each layer, and of the cars that are there the
+    error of the axis (mean, rad) and the share of right fronts, by condition.
+    """
     from bev_export.metabev.train import forward
 
     files = sorted(folder.glob("*.npz"))[:LIMIT]
@@ -32,11 +34,16 @@ def quick_look(model: spec.MetaBev, folder: Path) -> dict[str, dict[str, float]]
         found: list[list[tuple[float, bool]]] = [[] for _ in spec.CLASSES]
         number = np.zeros(len(spec.CLASSES))
         overlap, union = np.zeros(3), np.zeros(3)
+        axes: list[float] = []
+        fronts: list[bool] = []
         for path in files:
             batch = collate([maker.make(path)])
             with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
                 heat, boxes, layers, _ = forward(model, batch)
             _match(heat[0].sigmoid().numpy(), boxes[0].numpy(), batch, found, number)
+            for axis, front in _headings(boxes[0].numpy(), batch):
+                axes.append(axis)
+                fronts.append(front)
             looked = batch.targets["map_weight"][0].numpy() > 0
             said = layers[0].numpy() > 0
             truth = batch.targets["map"][0].numpy() > 0
@@ -49,6 +56,7 @@ def quick_look(model: spec.MetaBev, folder: Path) -> dict[str, dict[str, float]]
         scores["mAP"] = float(np.mean(list(scores.values())))
         scores |= {f"IoU_{n}": float(v) for n, v in zip(spec.LAYERS, overlap / union, strict=True)}
         scores["mIoU"] = float(np.mean(overlap / union))
+        scores |= {"axis_car": float(np.mean(axes)), "front_car": float(np.mean(fronts))}
         results[name] = {key: round(value, 4) for key, value in scores.items()}
     return results
 
@@ -84,6 +92,21 @@ def _match(
             if hit:
                 free[distance.argmin()] = False
             found[label].append((float(heat[label, row, column]), bool(hit)))
+
+
+def _headings(boxes: NDArray[np.float32], batch: Batch) -> list[tuple[float, bool]]:
+    """Error of the axis in rad and whether the front is right, of each true car."""
+    targets = {name: value[0].numpy() for name, value in batch.targets.items()}
+    out = []
+    for cell, true in zip(targets["cells"], targets["terms"][targets["present"] > 0], strict=False):
+        row, column = divmod(int(cell), spec.GRID)
+        if targets["heat"][spec.CLASSES.index("car"), row, column] < 1:
+            continue
+        said = boxes[:, row, column]
+        apart = np.arctan2(*said[10:12]) - np.arctan2(*true[10:12])
+        axis = abs((apart + np.pi) % (2 * np.pi) - np.pi) / 2
+        out.append((float(axis), bool(said[6:8] @ true[6:8] > 0)))
+    return out
 
 
 def average_precision(found: list[tuple[float, bool]], number: float) -> float:

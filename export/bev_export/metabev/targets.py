@@ -25,7 +25,7 @@ HIDDEN_WEIGHT = 0.25
 @dataclass(frozen=True, slots=True)
 class Targets:
     """`heat` float32 [8, 128, 128] and `heat_weight` the same shape (0 where the truth cannot be
-    seen by any live sensor); `cells` int64 [160] (row * 128 + column), `terms` float32 [160, 10]
+    seen by any live sensor); `cells` int64 [160] (row * 128 + column), `terms` float32 [160, 12]
     and `present` float32 [160] of the objects; `map` float32 [3, 128, 128] and `map_weight`
     [128, 128].
     """
@@ -85,6 +85,7 @@ def box_targets(
                 *(at_row - row - 0.5, at_column - column - 0.5, box[2]),
                 *np.log(np.maximum(box[3:6], 0.05)),
                 *(math.sin(box[6]), math.cos(box[6]), box[7], box[8]),
+                *(math.sin(2 * box[6]), math.cos(2 * box[6])),
             )
             present[number] = 1
             number += 1
