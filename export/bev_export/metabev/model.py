@@ -155,7 +155,7 @@ class Fusion(nn.Module):
             self._score(query, lidar_key) + (1 - lidar_mask) * MASKED,
             self._score(query, self.null_key),
         ]
-        # Softmax written out: over an outer axis of three, ONNX Runtime's costs a tenth of the head.
+        # Softmax written out: over three in front, ONNX Runtime's costs a tenth of the head.
         top = torch.maximum(torch.maximum(scores[0], scores[1]), scores[2])
         powers = [(score - top).exp() for score in scores]
         total = powers[0] + powers[1] + powers[2]
