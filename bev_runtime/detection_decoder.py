@@ -62,12 +62,8 @@ class DetectionDecoder:
         Raises:
             BackendError: the network produced NaN or infinity.
         """
-        for name, tensor in ((self._spec.heatmap, heatmap), (self._spec.boxes, boxes)):
-            # A sum is NaN or infinite if any item is; float64 cannot overflow on finite float32.
-            if not math.isfinite(float(tensor.sum(dtype=np.float64))):
-                raise BackendError(
-                    f"detection tensor '{name}' holds NaN or infinity: nothing is published from it"
-                )
+        check_finite(f"detection tensor '{self._spec.heatmap}'", heatmap)
+        check_finite(f"detection tensor '{self._spec.boxes}'", boxes)
         labels, cells, logits = self._peaks(heatmap[0], observed)
         limit = CANDIDATES * self._spec.max_detections
         if len(logits) > limit:
@@ -136,6 +132,21 @@ class DetectionDecoder:
                     stays[index + 1 :] &= ~near[index, index + 1 :]
             alive[members] = stays
         return np.flatnonzero(alive)[: self._spec.max_detections]
+
+
+def check_finite(what: str, tensor: Float32) -> None:
+    """Refuses NaN and infinity, without an array of its own.
+
+    Args:
+        what: to begin the message with.
+        tensor: of any shape.
+
+    Raises:
+        BackendError: there is one.
+    """
+    # A sum is NaN or infinite if any item is; float64 cannot overflow on finite float32.
+    if not math.isfinite(float(tensor.sum(dtype=np.float64))):
+        raise BackendError(f"{what} holds NaN or infinity: nothing is published from it")
 
 
 def _yaw(terms: Float32) -> Float32:

@@ -261,6 +261,8 @@ class Manifest(Strict):
         wanted: dict[str, str] = {}
         if self.map is not None:
             wanted["map"] = self.map.tensor
+            if self.map.sight is not None:
+                wanted["sight"] = self.map.sight
         if self.detection is not None:
             wanted |= {"heatmap": self.detection.heatmap, "boxes": self.detection.boxes}
         for what, name in wanted.items():
@@ -270,17 +272,18 @@ class Manifest(Strict):
                 )
         if self.instances is not None:
             check_instances(self.instances, self.grid, self.view_transform, made)
-        if self.detection is None:
-            return
-        for name, counts in (
-            (self.detection.heatmap, [len(self.detection.classes)]),
-            (self.detection.boxes, [BOX_TERMS, BOX_TERMS + AXIS_TERMS]),
-        ):
+        planes: list[tuple[str, list[int]]] = []
+        if self.detection is not None:
+            planes.append((self.detection.heatmap, [len(self.detection.classes)]))
+            planes.append((self.detection.boxes, [BOX_TERMS, BOX_TERMS + AXIS_TERMS]))
+        if self.map is not None and self.map.sight is not None:
+            planes.append((self.map.sight, [1]))
+        for name, counts in planes:
             tensor = made[name]
             shapes = [[1, count, *self.grid.to_grid().shape] for count in counts]
             if tensor.dtype != "float32" or list(tensor.shape) not in shapes:
                 raise ValueError(
-                    f"detection tensor '{name}' is {tensor.dtype} {list(tensor.shape)}, expected "
+                    f"tensor '{name}' is {tensor.dtype} {list(tensor.shape)}, expected "
                     f"float32 {' or '.join(map(str, shapes))}: planes of classes or box terms"
                 )
 

@@ -139,9 +139,14 @@ class Stage(Strict):
 
 
 class MapOutput(Strict):
-    """A map decoder: `tensor` is [1, rows, columns, C], or [1, C, rows, columns] as nchw."""
+    """A map decoder: `tensor` is [1, rows, columns, C], or [1, C, rows, columns] as nchw.
+
+    `sight`: logits float32 [1, 1, rows, columns], above 0 where the network takes a live sensor to
+    see the ground; elsewhere, as behind a building, the map is not observed.
+    """
 
     tensor: str
+    sight: str | None = None
     layers: tuple[Name, ...]
     layout: Literal["nhwc", "nchw"] = "nhwc"
     activation: Literal["none", "sigmoid"] = "none"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bev_runtime.detection_decoder import DetectionDecoder
+from bev_runtime.detection_decoder import DetectionDecoder, check_finite
 from bev_runtime.ego_motion import EgoMotion
 from bev_runtime.errors import BackendError
 from bev_runtime.instance_tracks import InstanceFinder
@@ -70,6 +70,8 @@ class OutputDecoder:
         map_spec = self._map_spec
         if self._map is not None and map_spec is not None and map_spec.tensor in tensors:
             np.copyto(self._map.observed, self.observed)
+            if map_spec.sight is not None:
+                self._map.hide(tensors[map_spec.sight])
             bev_map = self._map.decode(tensors[map_spec.tensor])
         if self._instances is not None:
             instances = self._instances.find(tensors, self.observed, motion)
@@ -92,6 +94,19 @@ class MapDecoder:
         self.observed = np.zeros(grid.shape, np.bool_)
         self._hidden = np.zeros(grid.shape, np.bool_)
         self._map = BevMap(grid, spec.layers, self._scores, self.observed)
+
+    def hide(self, sight: NDArray[np.float32]) -> None:
+        """Takes out of `observed` what the network says no live sensor sees the ground of.
+
+        Args:
+            sight: logits float32 [1, 1, rows, columns].
+
+        Raises:
+            BackendError: it holds NaN or infinity.
+        """
+        check_finite(f"map tensor '{self._spec.sight}'", sight)
+        np.less_equal(sight[0, 0], 0.0, out=self._hidden)
+        np.copyto(self.observed, False, where=self._hidden)
 
     def decode(self, tensor: NDArray[np.float32]) -> BevMap:
         """Decodes float32 [1, rows, columns, C] (or [1, C, rows, columns]), or planes of a volume;

@@ -1,6 +1,7 @@
 """A small fusion model: random weights, a masked head, and outputs that can be checked by hand.
 
 Map layers: the camera mask, the LiDAR mask, and two mixtures of the masked features around a cell.
+`sight`, which the manifest does not use by default, is the first mixture's logit.
 Detections: `dense` where a cell holds many points, `dark` where the pooled pictures are dark, and
 `ghost` wherever nothing looks, as a network may say that was never taught otherwise.
 """
@@ -112,15 +113,18 @@ def head(rng: np.random.Generator) -> tuple[onnx.ModelProto, dict[str, Any]]:
         node("Concat", ["both", "camera_mask", "lidar_mask"], ["all"], axis=1),
         node("Conv", ["all", "wh", "bh"], ["heatmap"]),
         node("Conv", ["both", "wb", "bb"], ["boxes"]),
+        node("Conv", ["both", "ws"], ["sight"], pads=[1] * 4),
     ]
     heat = np.zeros((3, 2 * CHANNELS + 2, 1, 1), np.float32)
     heat[0, CHANNELS], heat[1, 0], heat[2, -2:] = 40.0, -1.0, -10.0
     bias = np.zeros(10, np.float32)
     bias[2], bias[3:6], bias[7] = 0.75, np.log(BOX), 1.0
+    mixture = rng.normal(0, 1, (2, 2 * CHANNELS, 3, 3)).astype(np.float32)
     weights = {
         "half": np.array(0.5, np.float32),
         "zero": np.array(0.0, np.float32),
-        "wm": rng.normal(0, 1, (2, 2 * CHANNELS, 3, 3)).astype(np.float32),
+        "wm": mixture,
+        "ws": mixture[:1],
         "wh": heat,
         "bh": np.array([-6.0, -4.0, -0.5], np.float32),
         "wb": np.zeros((10, 2 * CHANNELS, 1, 1), np.float32),
@@ -129,7 +133,7 @@ def head(rng: np.random.Generator) -> tuple[onnx.ModelProto, dict[str, Any]]:
     inputs = [_spec("camera_bev", BEV), _spec("lidar_bev", BEV)]
     inputs += [_spec("camera_mask", MASK), _spec("lidar_mask", MASK)]
     outputs = [_spec("heatmap", [1, 3, CELLS, CELLS]), _spec("boxes", [1, 10, CELLS, CELLS])]
-    outputs += [_spec("map", [1, 4, CELLS, CELLS])]
+    outputs += [_spec("map", [1, 4, CELLS, CELLS]), _spec("sight", MASK)]
     stage = {"name": "head", "inputs": inputs, "outputs": outputs}
     return _wrap("head", nodes, (inputs, outputs), weights), stage
 

@@ -6,15 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusion_model import LAYERS
+from fusion_model import LAYERS, fusion_manifest, write_fusion_model
 from fusion_replays import CAMERAS, NO_CAMERAS, assert_accounts_close, lines, maps, with_clouds
 from ros_messages import PERIOD, START, drive, write_bag
 
 from bev_runtime.bags import Bag
+from bev_runtime.errors import BackendError
 from bev_runtime.lidar_coverage import LidarCoverage
+from bev_runtime.manifest import MapOutput
 from bev_runtime.model import load_model
+from bev_runtime.postprocess import MapDecoder
 from bev_runtime.rig import Rig
 from bev_runtime.rig_inference import infer_rig
+from bev_runtime.types import BevGrid
 from bev_runtime.view_transform import make_view_transform
 
 
@@ -145,6 +149,32 @@ def test_what_a_network_says_of_places_where_nothing_looks_is_not_published(
     assert not first["scores"][:, ~first["observed"]].any()
     assert lines(out)
     assert all(box["class"] != "ghost" for line in lines(out) for box in line["boxes"])
+
+
+def test_where_the_network_says_that_nothing_sees_the_ground_the_map_is_not_observed(
+    fusion_replay, drive_bag, tmp_path
+):
+    with_sight = fusion_manifest()["map"] | {"sight": "sight"}
+    model = write_fusion_model(tmp_path / "with_sight", map=with_sight)
+    _, plain = fusion_replay(drive_bag)
+    _, seen = fusion_replay(drive_bag, model=model)
+    assert [line["boxes"] for line in lines(plain)] == [line["boxes"] for line in lines(seen)]
+    for stamp, whole in maps(plain).items():
+        mix, part = whole["scores"][2].astype(np.float32), maps(seen)[stamp]
+        clear = np.abs(mix - 0.5) > 1e-3  # the file's float16 rounds
+        expected = whole["observed"] & (mix > 0.5)
+        assert 0.1 < expected.mean() < 0.9
+        assert np.array_equal(part["observed"][clear], expected[clear])
+        assert not part["scores"][:, ~part["observed"]].any()
+
+
+def test_a_line_of_sight_that_is_no_number_stops_the_output():
+    spec = MapOutput(tensor="map", sight="sight", layers=("road",), thresholds=(0.5,))
+    decoder = MapDecoder(spec, BevGrid(-20, 20, -20, 20, 0.5))
+    sight = np.ones((1, 1, 80, 80), np.float32)
+    sight[0, 0, 3, 4] = np.nan
+    with pytest.raises(BackendError, match="'sight' holds NaN"):
+        decoder.hide(sight)
 
 
 def test_the_masks_say_which_cells_have_live_features(fusion_replay, tmp_path):

@@ -81,9 +81,9 @@ class Torch:
         with torch.no_grad():
             camera = model.camera_branch(given["images"], given["geometry"], *self.ranks)
             lidar = model.lidar_branch(given["pillars"])
-            heat, boxes, layers = model.head(camera, lidar, *masks)
-        results = (camera, lidar, heat, boxes, layers)
-        names = ("camera_bev", "lidar_bev", "heatmap", "boxes", "map")
+            outputs = model.head(camera, lidar, *masks)
+        results = (camera, lidar, *outputs)
+        names = ("camera_bev", "lidar_bev", "heatmap", "boxes", "map", "sight")
         return {name: value.numpy() for name, value in zip(names, results, strict=True)}
 
 
@@ -133,7 +133,7 @@ def test_exported_stages_equal_torch_on_weights_that_listen_to_both_sensors(
     for changed in ("images", "pillars"):
         altered = network({**first, changed: other[changed]}, *masks)
         branch = "camera_bev" if changed == "images" else "lidar_bev"
-        for name in (branch, "heatmap", "boxes", "map"):
+        for name in (branch, "heatmap", "boxes", "map", "sight"):
             assert change(expected[name], altered[name]) > 0.1, f"{name} is deaf to {changed}"
     found = run(backend, first, masks, table)
     for name, value in expected.items():

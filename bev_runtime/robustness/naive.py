@@ -51,6 +51,9 @@ class NaiveRunner:
             manifest, cameras=manifest.cameras is not None, lidar=manifest.lidar is not None
         )
         plane = None if self._lifting is None else self._lifting.plane
+        if manifest.map is not None:
+            every_cell = manifest.map.model_copy(update={"sight": None})
+            manifest = manifest.model_copy(update={"map": every_cell})
         self._decoder = OutputDecoder(manifest, plane)
         self._black: dict[tuple[int, int], NDArray[np.uint8]] = {}
 

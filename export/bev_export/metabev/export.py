@@ -70,6 +70,7 @@ OUTPUTS: dict[str, Tensors] = {
         "heatmap": ("float32", [1, len(spec.CLASSES), *GRID_SHAPE]),
         "boxes": ("float32", [1, spec.BOX_TERMS, *GRID_SHAPE]),
         "map": ("float32", [1, len(spec.LAYERS), *GRID_SHAPE]),
+        "sight": ("float32", [1, 1, *GRID_SHAPE]),
     },
 }
 
@@ -262,6 +263,7 @@ def make_manifest() -> dict[str, Any]:
         },
         "map": {
             "tensor": "map",
+            "sight": "sight",
             "layers": list(spec.LAYERS),
             "layout": "nchw",
             "activation": "sigmoid",

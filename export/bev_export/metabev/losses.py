@@ -11,7 +11,7 @@ TERM_WEIGHTS = (2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.1, 0.1, 1.0, 1.0)
 FRONT = slice(6, 8)
 FRONT_WEIGHT, FRONT_SHARPNESS = 1.0, 4.0
 MAP_POSITIVE = (1.0, 2.5, 3.0)
-WEIGHTS = {"heat": 1.0, "box": 0.5, "map": 2.5, "dice": 2.0, "depth": 0.5}
+WEIGHTS = {"heat": 1.0, "box": 0.5, "map": 2.5, "dice": 2.0, "sight": 0.5, "depth": 0.5}
 
 
 def detection_losses(
@@ -69,6 +69,20 @@ def map_losses(logits: torch.Tensor, targets: dict[str, torch.Tensor]) -> dict[s
     total = (score + truth * weight).sum(dim=(0, 2, 3))
     dice = 1 - (2 * overlap + 20) / (total + 20)
     return {"map": entropy, "dice": dice.mean()}
+
+
+def sight_loss(logits: torch.Tensor, targets: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Cross entropy of whether a live sensor sees a cell's ground, over cells that one looks at.
+
+    Args:
+        logits: [B, 1, 128, 128].
+        targets: see `targets.Targets`.
+    """
+    looked = targets["map_weight"] > 0
+    entropy = functional.binary_cross_entropy_with_logits(
+        logits[:, 0], targets["sight"], reduction="none"
+    )
+    return (entropy * looked).sum() / looked.sum().clamp(min=1)
 
 
 def depth_loss(logits: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:

@@ -176,7 +176,7 @@ class Fusion(nn.Module):
 
 
 class Head(nn.Module):
-    """Fusion, a small U-shaped backbone over 128, 64 and 32 cells, boxes and map."""
+    """Fusion, a small U-shaped backbone over 128, 64 and 32 cells, boxes, map and line of sight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,6 +190,7 @@ class Head(nn.Module):
         self.heatmap = nn.Conv2d(CONTEXT, len(CLASSES), 1)
         self.boxes = nn.Conv2d(CONTEXT, BOX_TERMS, 1)
         self.map = nn.Conv2d(CONTEXT, len(LAYERS), 1)
+        self.sight = nn.Conv2d(CONTEXT, 1, 1)
         nn.init.constant_(self.heatmap.bias, -2.5)
 
     def forward(
@@ -198,9 +199,9 @@ class Head(nn.Module):
         lidar: torch.Tensor,
         camera_mask: torch.Tensor,
         lidar_mask: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Heatmap logits [B, 8, 128, 128], box terms [B, 12, 128, 128], map logits
-        [B, 3, 128, 128].
+        [B, 3, 128, 128], and logits [B, 1, 128, 128] of whether a live sensor sees the ground.
         """
         fused = self.fusion(camera, lidar, camera_mask, lidar_mask)
         half = self.down1(fused)
@@ -209,7 +210,7 @@ class Head(nn.Module):
         half = self.merge(half + up)
         up = nn.functional.interpolate(self.up1(half), scale_factor=2.0, mode="nearest")
         x = self.trunk(fused + up)
-        return self.heatmap(x), self.boxes(x), self.map(x)
+        return self.heatmap(x), self.boxes(x), self.map(x), self.sight(x)
 
 
 class MetaBev(nn.Module):

@@ -22,8 +22,9 @@ LIMIT = 36
 
 
 def quick_look(model: spec.MetaBev, folder: Path) -> dict[str, dict[str, float]]:
-    """Average precision at 2 m of each class, IoU of each layer, and of the cars that are there the
-    error of the axis (mean, rad) and the share of right fronts, by condition.
+    """By condition: average precision at 2 m of each class, IoU of each layer over the cells that
+    are looked at and (mean) over those that the network takes to be in sight, IoU of that sight,
+    and of the true cars the error of the axis (mean, rad) and the share of right fronts.
     """
     from bev_export.metabev.train import forward
 
@@ -33,13 +34,14 @@ def quick_look(model: spec.MetaBev, folder: Path) -> dict[str, dict[str, float]]
         maker = ExampleMaker(switches, 0)
         found: list[list[tuple[float, bool]]] = [[] for _ in spec.CLASSES]
         number = np.zeros(len(spec.CLASSES))
-        overlap, union = np.zeros(3), np.zeros(3)
+        overlap, union, seen_overlap, seen_union = np.zeros((4, 3))
+        in_sight = np.zeros(2)
         axes: list[float] = []
         fronts: list[bool] = []
         for path in files:
             batch = collate([maker.make(path)])
             with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-                heat, boxes, layers, _ = forward(model, batch)
+                heat, boxes, layers, sight, _ = forward(model, batch)
             _match(heat[0].sigmoid().numpy(), boxes[0].numpy(), batch, found, number)
             for axis, front in _headings(boxes[0].numpy(), batch):
                 axes.append(axis)
@@ -49,6 +51,11 @@ def quick_look(model: spec.MetaBev, folder: Path) -> dict[str, dict[str, float]]
             truth = batch.targets["map"][0].numpy() > 0
             overlap += (said & truth & looked).sum(axis=(1, 2))
             union += ((said | truth) & looked).sum(axis=(1, 2))
+            seen, true_sight = sight[0, 0].numpy() > 0, batch.targets["sight"][0].numpy() > 0
+            seen_overlap += (said & truth & looked & seen).sum(axis=(1, 2))
+            seen_union += ((said | truth) & looked & seen).sum(axis=(1, 2))
+            both, either = seen & true_sight & looked, (seen | true_sight) & looked
+            in_sight += both.sum(), either.sum()
         scores = {
             f"AP_{label}": average_precision(found[i], number[i])
             for i, label in enumerate(spec.CLASSES)
@@ -56,6 +63,8 @@ def quick_look(model: spec.MetaBev, folder: Path) -> dict[str, dict[str, float]]
         scores["mAP"] = float(np.mean(list(scores.values())))
         scores |= {f"IoU_{n}": float(v) for n, v in zip(spec.LAYERS, overlap / union, strict=True)}
         scores["mIoU"] = float(np.mean(overlap / union))
+        scores["mIoU_in_sight"] = float(np.mean(seen_overlap / seen_union))
+        scores["IoU_sight"] = float(in_sight[0] / in_sight[1])
         scores |= {"axis_car": float(np.mean(axes)), "front_car": float(np.mean(fronts))}
         results[name] = {key: round(value, 4) for key, value in scores.items()}
     return results

@@ -27,7 +27,7 @@ class Targets:
     """`heat` float32 [8, 128, 128] and `heat_weight` the same shape (0 where the truth cannot be
     seen by any live sensor); `cells` int64 [160] (row * 128 + column), `terms` float32 [160, 12]
     and `present` float32 [160] of the objects; `map` float32 [3, 128, 128] and `map_weight`
-    [128, 128].
+    [128, 128]; `sight` float32 [128, 128], 1 where a live sensor sees the ground.
     """
 
     heat: Float32
@@ -37,6 +37,7 @@ class Targets:
     present: Float32
     map: Float32
     map_weight: Float32
+    sight: Float32
 
 
 Seen = tuple[NDArray[np.bool_], NDArray[np.bool_]]
@@ -132,7 +133,7 @@ def _stamp(plane: Float32, row: int, column: int, sigma: float, *, hide: bool) -
 def map_targets(
     sample: dict[str, NDArray[Any]], world: NDArray[np.float64], seen: Seen, grid: BevGrid
 ) -> dict[str, Float32]:
-    """Map layers under the augmentation, and what each cell counts."""
+    """Map layers under the augmentation, what each cell counts, and what is in sight."""
     inverse = np.linalg.inv(world[:2, :2])
     dense = 2  # samples of the map along each side of a cell
     fine = grid.cell / dense
@@ -158,4 +159,5 @@ def map_targets(
     sight = [cv2.warpAffine(v, to_source, size, flags=flags) > 0 for v in sample["visible"]]
     visible = (sight[0] & seen[0]) | (sight[1] & seen[1])
     weight = np.where(visible, 1.0, HIDDEN_WEIGHT) * (seen[0] | seen[1])
-    return {"map": layers, "map_weight": weight.astype(np.float32)}
+    in_sight = visible.astype(np.float32)
+    return {"map": layers, "map_weight": weight.astype(np.float32), "sight": in_sight}

@@ -18,7 +18,13 @@ import torch
 from rich.progress import Progress
 
 from bev_export.metabev.data import Batch, ExampleMaker, Switches, collate
-from bev_export.metabev.losses import WEIGHTS, depth_loss, detection_losses, map_losses
+from bev_export.metabev.losses import (
+    WEIGHTS,
+    depth_loss,
+    detection_losses,
+    map_losses,
+    sight_loss,
+)
 from bev_export.metabev.model import CONTEXT, GRID, MetaBev
 from bev_export.metabev.quick_look import quick_look
 from bev_export.package import ExportError
@@ -165,8 +171,8 @@ class Trainer:
 
 def forward(
     model: MetaBev, batch: Batch
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Heatmap, boxes, map and depth logits (None without cameras) of a batch.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Heatmap, boxes, map, sight and depth logits (None without cameras) of a batch.
 
     Each branch runs on the samples that have its modality, as it does on the vehicle.
     """
@@ -183,14 +189,16 @@ def forward(
     if len(batch.with_lidar):
         pillars = batch.pillars[batch.with_lidar].contiguous(memory_format=torch.channels_last)
         lidar = lidar.index_copy(0, batch.with_lidar, model.lidar_branch(pillars).float())
-    heat, boxes, layers = model.head(camera, lidar, batch.camera_mask, batch.lidar_mask)
-    return heat.float(), boxes.float(), layers.float(), logits
+    outputs = model.head(camera, lidar, batch.camera_mask, batch.lidar_mask)
+    heat, boxes, layers, sight = (output.float() for output in outputs)
+    return heat, boxes, layers, sight, logits
 
 
 def batch_losses(model: MetaBev, batch: Batch) -> Losses:
     """All losses of a batch."""
-    heat, boxes, layers, logits = forward(model, batch)
+    heat, boxes, layers, sight, logits = forward(model, batch)
     losses = detection_losses(heat, boxes, batch.targets) | map_losses(layers, batch.targets)
+    losses["sight"] = sight_loss(sight, batch.targets)
     losses["depth"] = (
         depth_loss(logits.float(), batch.depth) if logits is not None else torch.zeros(())
     )
