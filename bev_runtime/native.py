@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 MAX_CAMERAS = 64
 LIBRARY = Path(__file__).parent / "_native" / "libbev_runtime_kernels.so"
 LENSES = {"none": 0, "plumb_bob": 1, "rational_polynomial": 1, "equidistant": 2}
@@ -73,6 +73,24 @@ class PillarGrid(ctypes.Structure):
     )
 
 
+class ImageTaps(ctypes.Structure):
+    """`struct BevImageTaps`."""
+
+    _fields_ = (("low", ctypes.c_void_p), ("weights", ctypes.c_void_p))
+
+
+class Image(ctypes.Structure):
+    """`struct BevImage`."""
+
+    _fields_ = (
+        ("pixels", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("step", "width", "height", "samples")),
+        ("channels", ctypes.c_int64 * 3),
+        ("columns", ctypes.POINTER(ImageTaps)),
+        ("rows", ctypes.POINTER(ImageTaps)),
+    )
+
+
 _POINTER, _INT, _DOUBLE, _TABLE = (
     ctypes.c_void_p,
     ctypes.c_int64,
@@ -90,6 +108,12 @@ _SIGNATURES = {
     "bev_build_splat_table": (
         *(_POINTER, _POINTER, _POINTER, _INT, _INT, _INT, _INT),
         *(ctypes.POINTER(SplatGrid), _POINTER, _POINTER, _TABLE, _POINTER),
+    ),
+    "bev_image_taps": (_INT, _INT, _INT, _INT, _INT, _POINTER, _POINTER),
+    "bev_image_scratch_bytes": (_INT,),
+    "bev_images": (
+        *(ctypes.POINTER(Image), _INT, _INT, _INT, _POINTER),
+        *(_INT, _POINTER, _POINTER, _INT),
     ),
     "bev_pillar_features": (
         *(_POINTER, _INT, _INT, ctypes.POINTER(PillarGrid)),

@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from bev_runtime.geometry import Float64
 
+MAX_POINTS = 1 << 16
+"""That are held at once, unless one interval has more."""
+
 
 def bev_pool_oracle(
     depth: NDArray[np.floating],
@@ -36,7 +39,20 @@ def bev_pool_oracle(
     weights = depth.reshape(-1).astype(np.float64)
     pixels = feat.reshape(-1, channels).astype(np.float64)
     out = np.zeros((out_height * out_width, channels))
-    for start, length in zip(interval_starts.tolist(), interval_lengths.tolist(), strict=True):
-        points = slice(start, start + length)
-        out[ranks_bev[start]] += weights[ranks_depth[points]] @ pixels[ranks_feat[points]]
+    filled = interval_lengths > 0
+    starts, lengths = interval_starts[filled].astype(np.int64), interval_lengths[filled]
+    ends = np.cumsum(lengths, dtype=np.int64)
+    first = 0
+    while first < len(starts):
+        before = ends[first] - lengths[first]
+        last = max(int(np.searchsorted(ends, before + MAX_POINTS, side="right")), first + 1)
+        some = slice(first, last)
+        offsets = ends[some] - lengths[some] - before
+        points = np.repeat(starts[some] - offsets, lengths[some]) + np.arange(
+            ends[last - 1] - before
+        )
+        values = weights[ranks_depth[points], None] * pixels[ranks_feat[points]]
+        sums = np.add.reduceat(values, offsets, axis=0)
+        np.add.at(out, ranks_bev[starts[some]], sums)
+        first = last
     return out.reshape(1, out_height, out_width, channels)

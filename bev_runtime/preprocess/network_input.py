@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from bev_runtime.errors import SampleRejected
 from bev_runtime.geometry import Float64, pixel_scaling
 from bev_runtime.manifest import ImageInput
-from bev_runtime.preprocess.decoder import Bytes, ImageDecoder, reuse
+from bev_runtime.preprocess.decoder import ImageDecoder
+from bev_runtime.preprocess.resizer import Resizer
 from bev_runtime.types import CameraFrame
 
 MAX_COVER = 16
@@ -29,9 +30,7 @@ class _Camera:
     offset: tuple[int, int] = (0, 0)
     decoder_map: Float64 | None = None
     pixel_map: Float64 | None = None
-    resized: Bytes = field(default_factory=lambda: np.empty((0, 0, 0), np.uint8))
-    planes: list[Bytes] = field(default_factory=list)
-    packed: Bytes = field(default_factory=lambda: np.empty((0, 0, 0), np.uint8))
+    resizer: Resizer | None = None
 
 
 class NetworkInput:
@@ -58,10 +57,6 @@ class NetworkInput:
             shape = (spec.height, spec.width, 3)
         self.images: NDArray[Any] = np.empty((max_cameras, *shape), spec.dtype)
         self.images.fill(0)  # touches the memory now and not under the first frame
-        values = np.arange(256)[:, None]
-        table = ((values - np.array(spec.mean)) / np.array(spec.std)).astype(np.float32)
-        self._tables = [np.ascontiguousarray(table[None, :, channel]) for channel in range(3)]
-        self._table = np.ascontiguousarray(table[None])
         self._cameras: dict[str, _Camera] = {}
 
     def write(self, slot: int, frame: CameraFrame) -> Float64:
@@ -85,48 +80,21 @@ class NetworkInput:
         if camera.source != (image.width, image.height):
             camera.size, camera.offset = resized_size(self.spec, image.width, image.height)
             camera.source, camera.decoder_map = (image.width, image.height), None
+            camera.resizer = None
         decoded = camera.decoder.decode(image, camera.size)
-        pixels, (left, top) = decoded.pixels, camera.offset
-        height, width, depth = pixels.shape
+        height, width, samples = decoded.pixels.shape
         if camera.decoder_map is not decoded.pixel_map or camera.pixel_map is None:
             scale = camera.size[0] / width, camera.size[1] / height
             camera.pixel_map = pixel_scaling(*scale, camera.offset) @ decoded.pixel_map
             camera.pixel_map.flags.writeable = False
             camera.decoder_map = decoded.pixel_map
-        if (width, height) != camera.size:
-            camera.resized = reuse(camera.resized, (camera.size[1], camera.size[0], depth))
-            cv2.resize(pixels, camera.size, dst=camera.resized, interpolation=cv2.INTER_LINEAR)
-            pixels = camera.resized
-        crop = pixels[top : top + self.spec.height, left : left + self.spec.width]
+        source = width, height, samples
+        if camera.resizer is None or camera.resizer.source != source:
+            camera.resizer = Resizer(self.spec, source, camera.size, camera.offset)
         red, green, blue = decoded.channels
         order = (red, green, blue) if self.spec.color == "rgb" else (blue, green, red)
-        self._fill(self.images[slot], crop, order, camera)
+        camera.resizer.write(decoded.pixels, order, self.images[slot])
         return camera.pixel_map
-
-    def _fill(
-        self, out: NDArray[Any], crop: Bytes, order: tuple[int, int, int], camera: _Camera
-    ) -> None:
-        """Reorders and normalises `crop` uint8 [height, width, c] into one slot."""
-        spec = self.spec
-        from_to = [order[0], 0, order[1], 1, order[2], 2]
-        if spec.layout == "nchw" and spec.dtype == "uint8":
-            cv2.mixChannels([crop], list(out), from_to)
-        elif spec.layout == "nchw":
-            planes = self._planes(camera, crop.shape[2])
-            cv2.split(crop, planes)
-            for channel, source in enumerate(order):
-                cv2.LUT(planes[source], self._tables[channel], dst=out[channel])
-        elif spec.dtype == "uint8":
-            cv2.mixChannels([crop], [out], from_to)
-        else:
-            camera.packed = reuse(camera.packed, (spec.height, spec.width, 3))
-            cv2.mixChannels([crop], [camera.packed], from_to)
-            cv2.LUT(camera.packed, self._table, dst=out)
-
-    def _planes(self, camera: _Camera, count: int) -> list[Bytes]:
-        if len(camera.planes) != count:
-            camera.planes = list(np.empty((count, self.spec.height, self.spec.width), np.uint8))
-        return camera.planes
 
 
 def resized_size(

@@ -1,5 +1,6 @@
 // The C interface: argument checks, choice of instruction set, threads.
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <initializer_list>
 
@@ -117,6 +118,25 @@ int64_t cleared_on_error(int64_t result, uint8_t *covered, int64_t num_cells) {
   return result;
 }
 
+void run_image(const void *context, int64_t index) {
+  const bev::ImageJob &job = *static_cast<const bev::ImageJob *>(context);
+  BEV_DISPATCH(image(job, index));
+}
+
+bool usable(const BevImage &image, int64_t height, int64_t width) {
+  if (!image.pixels || image.width < 1 || image.height < 1 || image.samples < 1 || image.samples > 4) return false;
+  if (image.step < image.width * image.samples || !image.columns || !image.rows) return false;
+  for (const int64_t channel : image.channels)
+    if (channel < 0 || channel >= image.samples) return false;
+  const auto fits = [](const BevImageTaps &taps, int64_t count, int64_t first, int64_t size) {
+    if (!taps.low || !taps.weights) return false;
+    for (int64_t i = 0; i < count; ++i)
+      if (taps.low[i] < first || taps.low[i] >= size || (i && taps.low[i] < taps.low[i - 1])) return false;
+    return true;
+  };
+  return fits(*image.columns, width, 0, image.width) && fits(*image.rows, height, -1, image.height);
+}
+
 } // namespace
 
 extern "C" {
@@ -185,4 +205,41 @@ extern "C" int64_t bev_pillar_features(const float *points, int64_t num_points, 
   if (cells < 1 || product(grid->rows, grid->columns, 8 + grid->slices) < 0) return BEV_ERROR_TOO_LARGE;
   if (*num_touched < 0 || *num_touched > cells) return BEV_ERROR_ARGUMENT;
   return bev::pillars({points, num_points, stride, grid, features, scratch, touched, num_touched});
+}
+
+extern "C" int64_t bev_image_taps(int64_t source, int64_t resized, int64_t offset, int64_t count, int64_t is_row,
+                                  int32_t *low, int16_t *weights) {
+  if (source < 1 || resized < 1 || offset < 0 || count < 0 || count > resized - offset || !low || !weights)
+    return BEV_ERROR_ARGUMENT;
+  if (product(source) < 0 || product(resized) < 0) return BEV_ERROR_TOO_LARGE;
+  constexpr float kOne = 2048;
+  const double scale = 1.0 / (static_cast<double>(resized) / static_cast<double>(source));
+  for (int64_t i = 0; i < count; ++i) {
+    float at = static_cast<float>((static_cast<double>(i + offset) + 0.5) * scale - 0.5);
+    int64_t pixel = static_cast<int64_t>(std::floor(at));
+    at -= static_cast<float>(pixel);
+    if (!is_row && (pixel < 0 || pixel >= source - 1)) at = 0;
+    const int64_t least = is_row ? -1 : 0;
+    pixel = pixel < least ? least : pixel < source ? pixel : source - 1;
+    low[i] = static_cast<int32_t>(pixel);
+    weights[2 * i] = static_cast<int16_t>(std::lrint((1.0f - at) * kOne));
+    weights[2 * i + 1] = static_cast<int16_t>(std::lrint(at * kOne));
+  }
+  return count;
+}
+
+extern "C" int64_t bev_image_scratch_bytes(int64_t width) {
+  return width < 0 ? BEV_ERROR_ARGUMENT : (20 * width + 63) / 64 * 64; // two mixed rows and one of pixels, four samples each
+}
+
+extern "C" int64_t bev_images(const BevImage *images, int64_t num_images, int64_t height, int64_t width, const float *table,
+                              int64_t channels_last, uint8_t *scratch, void *out, int64_t num_threads) {
+  if ((!images && num_images > 0) || num_images < 0 || height < 1 || width < 1 || !scratch || !out || num_threads < 1)
+    return BEV_ERROR_ARGUMENT;
+  if (product(num_images, 3, height, width) < 0) return BEV_ERROR_TOO_LARGE;
+  for (int64_t i = 0; i < num_images; ++i)
+    if (!usable(images[i], height, width)) return BEV_ERROR_ARGUMENT;
+  const bev::ImageJob job{images, height, width, table, channels_last != 0, scratch, out};
+  bev::run_parts(num_images, num_threads < kMaxThreads ? num_threads : kMaxThreads, run_image, &job);
+  return num_images;
 }

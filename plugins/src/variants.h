@@ -55,6 +55,15 @@ struct PillarJob {
   int64_t *num_touched;
 };
 
+struct ImageJob {
+  const BevImage *images;
+  int64_t height, width;
+  const float *table;
+  bool channels_last;
+  uint8_t *scratch;
+  void *out;
+};
+
 int64_t pillars(const PillarJob &job); // scattered memory, not arithmetic: one variant is enough
 
 #define BEV_DECLARE_VARIANT(name)                                                                                        \
@@ -62,6 +71,7 @@ int64_t pillars(const PillarJob &job); // scattered memory, not arithmetic: one 
   void pool(const PoolJob &job, const PoolRange &range);                                                                 \
   int64_t sample(const SampleJob &job);                                                                                  \
   int64_t splat(const SplatJob &job);                                                                                    \
+  void image(const ImageJob &job, int64_t index);                                                                        \
   }
 
 BEV_DECLARE_VARIANT(portable)

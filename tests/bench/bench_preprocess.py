@@ -16,11 +16,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
 import simplejpeg
 
+from bev_runtime import native
 from bev_runtime.bags import Bag
 from bev_runtime.manifest import ImageInput
 from bev_runtime.preprocess import (
@@ -29,14 +31,17 @@ from bev_runtime.preprocess import (
     cloud_from_message,
     compressed_image_from_message,
 )
+from bev_runtime.preprocess.network_input import resized_size
+from bev_runtime.preprocess.resizer import Resizer
 from bev_runtime.types import CameraFrame, EncodedImage, RawImage
 
 WIDTH, HEIGHT = 1600, 900
 WARM_UP = 10
 PLAIN = "simplejpeg, full size"
 SPECS = {
-    "704x256 cover": ImageInput(width=704, height=256, fit="cover"),
-    "320x320 stretch": ImageInput(width=320, height=320, fit="stretch"),
+    "704x256 cover": ImageInput(width=704, height=256, fit="cover", layout="nchw"),
+    "320x320 stretch": ImageInput(width=320, height=320, fit="stretch", layout="nchw"),
+    "352x128 cover": ImageInput(width=352, height=128, fit="cover", layout="nchw"),
 }
 
 
@@ -59,7 +64,7 @@ def image_cases(jpeg: EncodedImage) -> dict[str, Callable[[], object]]:
     cases[PLAIN] = partial(simplejpeg.decode_jpeg, jpeg.data, buffer=whole)
     for label, spec in SPECS.items():
         network = NetworkInput(spec, max_cameras=1)
-        size = (704, 396) if spec.fit == "cover" else (320, 320)
+        size, _ = resized_size(spec, WIDTH, HEIGHT)
         small = decoder.decode(jpeg, size).pixels.copy()
         pictures = {
             "jpeg": jpeg,
@@ -72,10 +77,29 @@ def image_cases(jpeg: EncodedImage) -> dict[str, Callable[[], object]]:
             pictures[encoding] = RawImage(rows, jpeg.width, jpeg.height, encoding)
         rows = np.resize(whole, (jpeg.height, jpeg.width * 2))
         pictures["yuyv"] = RawImage(rows, jpeg.width, jpeg.height, "yuyv")
+        cases |= resize_cases(label, spec, whole, small)
         cases[f"{label}: decode jpeg only"] = partial(decoder.decode, jpeg, size)
         for name, image in pictures.items():
             frame = CameraFrame(name, 1, image)
             cases[f"{label}: write {name}"] = partial(network.write, 0, frame)
+    return cases
+
+
+def resize_cases(
+    label: str, spec: ImageInput, whole: np.ndarray, small: np.ndarray
+) -> dict[str, Callable[[], object]]:
+    """Resize, crop and normalise alone: the native kernel and OpenCV."""
+    cases: dict[str, Callable[[], object]] = {}
+    size, offset = resized_size(spec, WIDTH, HEIGHT)
+    out = np.empty((3, spec.height, spec.width), np.float32)
+    for name, pixels in (("1600x900", whole), (f"{small.shape[1]}x{small.shape[0]}", small)):
+        source = (pixels.shape[1], pixels.shape[0], 3)
+        for path, library in (("kernel", native.load), ("OpenCV", lambda: None)):
+            with mock.patch.object(native, "load", library):
+                resizer = Resizer(spec, source, size, offset)
+            cases[f"{label}: resize {name}, {path}"] = partial(
+                resizer.write, pixels, (0, 1, 2), out
+            )
     return cases
 
 

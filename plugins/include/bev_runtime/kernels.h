@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define BEV_ABI_VERSION 3
+#define BEV_ABI_VERSION 4
 #define BEV_MAX_CAMERAS 64
 
 #define BEV_ERROR_ARGUMENT (-1)  // a null pointer, a negative size, or a value outside its range
@@ -110,6 +110,36 @@ struct BevPillarGrid {
 BEV_EXPORT int64_t bev_pillar_features(const float *points, int64_t num_points, int64_t stride,
                                        const struct BevPillarGrid *grid, float *features, float *scratch,
                                        int32_t *touched, int64_t *num_touched);
+
+// One axis of a resized and cropped picture: pixel i mixes the source's pixels low[i] and low[i] + 1 (the border's pixel
+// where there is none) with weights[2 * i] and weights[2 * i + 1], in 1/2048.
+struct BevImageTaps {
+  const int32_t *low;
+  const int16_t *weights;
+};
+
+// Fills the taps of pixels [offset, offset + count) of `source` pixels resized to `resized`. Beyond the border a column
+// counts alone; a row counts with both weights, which rounds differently: so do vision libraries. Returns `count`.
+BEV_EXPORT int64_t bev_image_taps(int64_t source, int64_t resized, int64_t offset, int64_t count, int64_t is_row,
+                                  int32_t *low, int16_t *weights);
+
+// A picture of 8-bit samples, `step` bytes a row. `channels`: which of a pixel's 1 to 4 samples become the three channels.
+struct BevImage {
+  const uint8_t *pixels;
+  int64_t step, width, height, samples, channels[3];
+  const struct BevImageTaps *columns, *rows;
+};
+
+// Bytes of scratch that a picture of the result needs.
+BEV_EXPORT int64_t bev_image_scratch_bytes(int64_t width);
+
+// Resized, cropped, reordered and normalised pictures, equal to the bit to 8-bit linear resizing followed by the table.
+//
+// table: float[3][256], the value of each 8-bit value by channel, or null for 8-bit results. out: float or uint8
+// [num_images][3][height][width], or [num_images][height][width][3] if `channels_last`. scratch:
+// num_images * bev_image_scratch_bytes(width). An image belongs to one thread. Returns the number of images.
+BEV_EXPORT int64_t bev_images(const struct BevImage *images, int64_t num_images, int64_t height, int64_t width,
+                              const float *table, int64_t channels_last, uint8_t *scratch, void *out, int64_t num_threads);
 
 #ifdef __cplusplus
 }
