@@ -12,18 +12,18 @@ pytest.importorskip(
 )
 pytest.importorskip("onnxruntime.quantization", reason="needs ONNX Runtime's quantiser")
 
-from bev_export.precision.rewrite import (  # noqa: E402 (the quantiser may be absent)
+from bev_export.precision.rewrite import (
     gather_samples,
     half_stages,
     int8_stages,
     write_rewritten,
 )
-from bev_export.verify.capture import KeepingBackend, run_scene  # noqa: E402
-from bev_export.verify.scenes import SceneSpec  # noqa: E402
-from bev_runtime.backends.engine_build import build_model  # noqa: E402
-from bev_runtime.backends.engine_cache import EngineCache  # noqa: E402
-from bev_runtime.backends.engine_target import make_target  # noqa: E402
-from bev_runtime.model import load_model  # noqa: E402
+from bev_export.verify.capture import KeepingBackend, run_scene
+from bev_export.verify.scenes import SceneSpec
+from bev_runtime.backends.engine_build import build_model
+from bev_runtime.backends.engine_cache import EngineCache
+from bev_runtime.backends.engine_target import make_target
+from bev_runtime.model import load_model
 
 NUMBER = {"fp16": "fp16+fp32", "int8": "fp32+int8"}
 
