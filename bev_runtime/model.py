@@ -105,6 +105,11 @@ def _find(ref: str | Path) -> Path:
     ):
         return SHIPPED / ref
     shipped = ", ".join(shipped_models()) or "none"
+    if (folder.parent / MANIFEST).is_file() and folder.exists():
+        raise ModelError(
+            f"model '{ref}' is a file, expected the folder that holds {MANIFEST}: give "
+            f"'{folder.parent}'"
+        )
     kind = "is a file" if folder.exists() else "does not exist"
     raise ModelError(
         f"model '{ref}': there is no such folder (it {kind}) and no shipped model of that name; "

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from bev_runtime.calibration import CalibrationStore
+from bev_runtime.camera_inputs import sent_size_map
 from bev_runtime.errors import BackendError, SampleRejected
 from bev_runtime.health import HealthMonitor, HealthReport, SensorState, not_ok
 from bev_runtime.rig import Rig
@@ -50,6 +51,12 @@ class SteppingPipeline(Protocol):
 
 
 CLOCK_JUMP_NS = 1_000_000_000
+OTHER_CLOCK_NS = 60_000_000_000
+"""Stamps that are further from the clock's time are neither late nor early."""
+OTHER_CLOCK = (
+    "{}: stamped {:+.0f} s from the clock's time, so by another clock: a bag is played with its "
+    "clock and use_sim_time true; a driver's clock must be synchronised"
+)
 NO_CALIBRATION = "no_calibration"
 
 
@@ -87,22 +94,30 @@ class Runtime:
         before.
         """
         if now_ns < self._last_now_ns - CLOCK_JUMP_NS:
-            jump_s = (self._last_now_ns - now_ns) / 1e9
-            log.warning(
-                "the clock went back by %.1f s: samples, ego motion and health are forgotten",
-                jump_s,
-            )
-            self.buffer.clear("clock_jump")
-            self.health.reset()
-            self.trigger.reset()
-            self.transforms.clear_dynamic()
-            self._last_stamp_ns = 0
+            text = "the clock went back by %.1f s: samples, ego motion and health are forgotten"
+            log.warning(text, (self._last_now_ns - now_ns) / 1e9)
+            self.forget("clock_jump")
         self._last_now_ns = now_ns
         self.trigger.start(now_ns)
 
+    def forget(self, reason: str) -> None:
+        """Back to the start, but for calibration and counts; samples not used yet are rejected."""
+        self.buffer.clear(reason)
+        self.health.reset()
+        self.trigger.reset()
+        self.transforms.clear_dynamic()
+        self._last_stamp_ns = self._last_now_ns = 0
+
     def check_stamp(self, name: str, stamp_ns: int, now_ns: int) -> None:
         """Refuses a sample by its stamp before it is converted; raises SampleRejected."""
-        self.buffer.check_stamp(name, stamp_ns, now_ns)
+        try:
+            self.buffer.check_stamp(name, stamp_ns, now_ns)
+        except SampleRejected as problem:
+            if stamp_ns > 0 and abs(stamp_ns - now_ns) > OTHER_CLOCK_NS:
+                self._logged.add((name, problem.reason))  # one line for all sensors
+                apart_s = (stamp_ns - now_ns) / 1e9
+                self._log_once("any", "other_clock", OTHER_CLOCK.format(name, apart_s))
+            raise
 
     def received(self, name: str) -> None:
         """Counts a message of a sensor, whatever becomes of it."""
@@ -121,7 +136,8 @@ class Runtime:
         """Counts a sample that could not be converted; logs the first of each kind."""
         self.buffer.accounts[name].rejected[problem.reason] += 1
         self.health.rejected(name, problem.reason, now_ns)
-        self._log_once(name, problem.reason, str(problem))
+        text = str(problem)
+        self._log_once(name, problem.reason, text if name in text else f"{name}: {text}")
 
     # -- output --------------------------------------------------------------------------------
 
@@ -170,8 +186,7 @@ class Runtime:
                 missing.setdefault(name, "no sample")
             elif name not in known:
                 problem = self.calibration.problems[name]
-                self.buffer.reject(name, NO_CALIBRATION)
-                self._log_once(name, NO_CALIBRATION, f"{name}: {problem}")
+                self.buffer.reject(name, NO_CALIBRATION)  # the mode's line says it
                 missing[name] = f"not calibrated: {problem}"
             elif abs(reference_ns - sample.stamp_ns) > self.rig.timing.max_age_s * 1e9:
                 missing[name] = f"no sample within {self.rig.timing.max_age_s:g} s of the output"
@@ -200,7 +215,7 @@ class Runtime:
         for name, reason in output.rejected.items():
             self.buffer.reject(name, reason)
             self.health.rejected(name, reason, now_ns)
-            self._log_once(name, reason, f"{name}: sample rejected as {reason}")
+            self._log_once(name, reason, _cause(usable[name], reason, calibration))
         return self._finish_output(output, snapshot)
 
     def _finish_output(self, output: BevOutput, snapshot: Snapshot | None) -> BevOutput:
@@ -273,3 +288,13 @@ class Runtime:
         if (name, reason) not in self._logged:
             self._logged.add((name, reason))
             log.warning("%s (further ones are only counted)", text)
+
+
+def _cause(sample: Sample, reason: str, calibration: Calibration) -> str:
+    """Why the pipeline refused a sample, with the numbers where they are known."""
+    try:
+        if isinstance(sample, CameraFrame):
+            sent_size_map(calibration.cameras[sample.name], sample)
+    except SampleRejected as problem:
+        return str(problem)
+    return f"{sample.name}: sample rejected as {reason}"

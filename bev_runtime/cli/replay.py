@@ -30,6 +30,7 @@ from bev_runtime.rig import Rig, load_rig
 from bev_runtime.rig_inference import check_topics, infer_rig
 from bev_runtime.runtime import Runtime
 from bev_runtime.sinks import Sink, latency_percentiles, open_sinks, write_summary
+from bev_runtime.warm_up import input_types, learn_types, warm_up
 
 MAX_THREADS = 64
 FAULT_LINES = "\n".join(f"  {name:<9}{kind.describe()}" for name, kind in KINDS.items())
@@ -186,6 +187,8 @@ def replay_bag(
     """Runs one bag and writes what `--out` asks for; gives the content of summary.json."""
     faults = [parse_fault(spec, rig.sensor_names) for spec in fault_specs]
     engine = create_backend(backend, model, num_threads=threads)
+    learn_types(bag.typestore, input_types(rig))
+    warm_up(model.manifest, engine, rig)
     runtime = Runtime(rig, Pipeline(model.manifest, engine, rig))
     with ExitStack() as stack:
         sinks: list[Sink] = open_sinks(out, pictures) if out is not None else []

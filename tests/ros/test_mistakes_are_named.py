@@ -6,13 +6,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 pytest.importorskip("rclpy", reason="rclpy is not installed: make ros-env")
 
+import rclpy
 from live_talker import Talker, live_rig
-from ros_processes import Process, World, until
+from ros_processes import Process, World, until, values_of
+from sensor_msgs.msg import Image
 
 pytestmark = pytest.mark.ros
 CAMERAS = {"front": 0.0, "left": 90.0}
@@ -38,7 +41,7 @@ def lines_with(process: Process, text: str) -> list[str]:
     return [line for line in process.log.splitlines() if text in line]
 
 
-def expect_line(process: Process, text: str, since_s: float, within_s: float = 2.5) -> str:
+def expect_line(process: Process, text: str, since_s: float, within_s: float = 1.5) -> str:
     """The one line with a text: within a second of activation on an idle machine."""
     process.wait_for(text, 10.0)
     assert time.monotonic() - since_s < within_s, process.log
@@ -87,7 +90,19 @@ def test_transforms_that_are_not_published_are_named(
     rig = write_rig(tmp_path, live_rig(list(CAMERAS)))
     node = world.node(model=tiny_model, rig_file=rig, autostart=False)
     expect_line(node, "static transforms: nobody publishes /tf_static", activated(world, node))
-    node.wait_for("front is not calibrated: no static transform from 'front' to 'base_link'", 3.0)
+    node.wait_for("front: not calibrated: no static transform from 'front' to 'base_link'", 3.0)
+    assert "is not calibrated" not in node.log  # it follows, and the mode says it
+    talker.close()
+
+
+def test_a_frame_that_no_transform_has_is_named(world: World, tiny_model: Path, tmp_path: Path):
+    talker = Talker(world.listener.node, CAMERAS)
+    rig = live_rig(list(CAMERAS))
+    rig["cameras"]["front"]["frame_id"] = "front_optical"
+    node = world.node(model=tiny_model, rig_file=write_rig(tmp_path, rig), autostart=False)
+    line = expect_line(node, "front is not calibrated", activated(world, node))
+    assert "'front_optical'" in line
+    assert "known frames: base_link, front, left" in line
     talker.close()
 
 
@@ -112,9 +127,15 @@ def test_a_topic_of_another_type_is_named(world: World, tiny_model: Path, tmp_pa
     talker.close()
 
 
-def test_a_clock_that_does_not_run_is_named(world: World, tiny_model: Path, drive_rig: Path):
-    node = world.node(model=tiny_model, rig_file=drive_rig, use_sim_time=True, autostart=False)
+def test_a_clock_that_does_not_run_is_named_and_nothing_else(
+    world: World, tiny_model: Path, tmp_path: Path
+):
+    talker = Talker(world.listener.node, {"front": 0.0, "left": 90.0, "back": 180.0})
+    rig = write_rig(tmp_path, live_rig(["front", "left", "back"]))
+    node = world.node(model=tiny_model, rig_file=rig, use_sim_time=True, autostart=False)
     expect_line(node, "nothing publishes /clock", activated(world, node))
+    assert len(node.log.strip().splitlines()) == 2, node.log  # and the one of configure
+    talker.close()
 
 
 def test_a_missing_model_leaves_the_node_unconfigured(world: World, drive_rig: Path):
@@ -170,3 +191,51 @@ def test_without_rclpy_the_node_says_what_to_source(world: World):
     assert node.popen.wait(10) == 1
     assert "source your ROS 2 installation" in node.log
     assert "Traceback" not in node.log
+
+
+def test_two_drivers_a_second_node_of_the_name_and_no_ego_motion_get_a_line_each(
+    world: World, tiny_model: Path, tmp_path: Path
+):
+    talkers = [Talker(world.listener.node, CAMERAS) for _ in range(2)]
+    namesake = rclpy.create_node("bev_runtime", context=world.listener.node.context)
+    rig = write_rig(tmp_path, live_rig(list(CAMERAS), fixed_frame="odom"))
+    node = world.node(model=tiny_model, rig_file=rig, autostart=False)
+    since_s = activated(world, node)
+    line = expect_line(node, "/front/image_raw has 2 publishers", since_s)
+    assert "left" in line
+    assert "/bev_runtime" in expect_line(node, "another node is named", since_s, 3.0)
+    line = expect_line(node, "ego motion is unknown", since_s, 4.0)
+    assert "'odom'" in line
+    assert "fixed_frame" in line
+    namesake.destroy_node()
+    for talker in talkers:
+        talker.close()
+
+
+def test_bytes_that_are_no_message_are_counted_and_the_node_goes_on(
+    world: World, tiny_model: Path, tmp_path: Path
+):
+    talker = Talker(world.listener.node, CAMERAS)
+    damaged = world.listener.node.create_publisher(Image, "/front/image_raw", 5)
+    got = world.listener.hear("/bev_runtime/output/map/red", "nav_msgs/msg/OccupancyGrid")
+    reports = world.listener.hear("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
+    rig = write_rig(tmp_path, live_rig(list(CAMERAS)))
+    node = world.node(model=tiny_model, rig_file=rig, autostart=False)
+    activated(world, node)
+    rng = np.random.default_rng(3)
+    for _ in range(10):
+        for raw in (b"\0\1\0\0", b"\0\1\0\0" + rng.bytes(60), rng.bytes(64)):
+            damaged.publish(raw)
+        time.sleep(0.05)
+    count = len(got)
+    until(lambda: len(got) > count + 3, 5, node.log)
+
+    def counted() -> bool:
+        names = [(s.name, values_of(s)) for s in reports[-1][1].status] if reports else []
+        found = [values for name, values in names if name.endswith(": front")]
+        return bool(found) and int(found[0].get("rejected/bad_cdr", 0)) >= 10
+
+    until(counted, 3, node.log)
+    assert len(lines_with(node, "are no sensor_msgs/msg/Image")) == 1
+    assert "Traceback" not in node.log
+    talker.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Mapping
@@ -23,6 +24,12 @@ from bev_runtime.types import Mode
 from bev_runtime_ros.announcer import Announcer
 from bev_runtime_ros.diagnostics import ERROR, Entry, Reporter
 from bev_runtime_ros.inbox import Inbox
+from bev_runtime_ros.mistakes import (
+    check_topics,
+    find_problems,
+    one_line,
+    without_source,
+)
 from bev_runtime_ros.parameter_table import Settings
 from bev_runtime_ros.parameters import declare, read
 from bev_runtime_ros.publishers import Outputs
@@ -71,7 +78,7 @@ class BevNode(LifecycleNode):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         period_s = self._settings["diagnostics.period_s"]
-        self.create_timer(period_s, self._report, clock=steady)
+        self._report_timer = self.create_timer(period_s, self._report, clock=steady)
         self.create_timer(CHECK_S, self._check, clock=steady)
 
     # -- transitions ---------------------------------------------------------------------------
@@ -80,16 +87,20 @@ class BevNode(LifecycleNode):
         """Loads model and rig, and creates the publishers."""
         del state
         self._settings, self._failure = read(self), ""
+        self._report_timer.timer_period_ns = round(self._settings["diagnostics.period_s"] * 1e9)
         start_s = time.monotonic()
         try:
-            session = open_session(self._settings)
-        except BevRuntimeError as problem:
-            self._failure = str(problem)
-            log.error("cannot configure: %s", problem)
+            self._session = session = open_session(self._settings)
+            check_topics(self, session.rig)
+            self._outputs = Outputs(self, self._settings, session, self._now_ns)
+            self._reporter = Reporter(session.rig, self._settings, session.model_sensors)
+        except Exception as problem:  # rclpy would end in an error state and not say why
+            known = isinstance(problem, BevRuntimeError)
+            text = one_line(problem if known else f"{type(problem).__name__}: {problem}")
+            log.error("cannot configure: %s", text, exc_info=None if known else problem)
+            self._release()
+            self._failure = text
             return TransitionCallbackReturn.FAILURE
-        self._session = session
-        self._outputs = Outputs(self, self._settings, session.manifest, self._now_ns)
-        self._reporter = Reporter(session.rig, self._settings, session.model_sensors)
         for line in session.unmatched:
             log.warning("%s", line)
         log.info(
@@ -105,8 +116,9 @@ class BevNode(LifecycleNode):
         try:
             self._listen()
         except Exception as problem:  # rclpy would end in an error state and not say why
-            self._failure = f"{type(problem).__name__}: {problem}"
-            log.exception("cannot activate")
+            self._failure = without_source(one_line(f"{type(problem).__name__}: {problem}"))
+            log.error("cannot activate: %s", self._failure)
+            log.debug("where it happened", exc_info=True)
             self.stop_worker()
             return TransitionCallbackReturn.FAILURE
         return super().on_activate(state)
@@ -153,11 +165,18 @@ class BevNode(LifecycleNode):
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Lets everything go that `on_configure` made."""
         del state
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def _release(self) -> None:
         if self._outputs is not None:
             self._outputs.close()
+        hung = self._worker is not None and self._worker.is_running
+        if self._session is not None and not hung:  # what hangs still uses the engine
+            self._session.backend.close()
         self._session = self._outputs = self._reporter = self._worker = None
         self._problems = {}
-        return TransitionCallbackReturn.SUCCESS
+        gc.collect()  # parts of a session refer to each other and would stay until some later run
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stops, from any state."""
@@ -183,10 +202,10 @@ class BevNode(LifecycleNode):
         """Configures and activates, if the parameters ask for it."""
         if not self._settings["autostart"]:
             return
-        if self.trigger_configure() is TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
-        else:
-            self.failed = True
+        for start in (self.trigger_configure, self.trigger_activate):
+            if start() is not TransitionCallbackReturn.SUCCESS:
+                self.failed = self.context.ok()  # else a signal came in between
+                return
 
     # -- while running -------------------------------------------------------------------------
 
@@ -202,21 +221,8 @@ class BevNode(LifecycleNode):
         sources.adapt()
         if time.monotonic() - self._active_since_s < GRACE_S:
             return
-        problems = sources.problems()
-        if sources.silent():
-            text = (
-                f"nobody publishes any of this rig's {len(problems)} topics: {', '.join(problems)}"
-            )
-            problems = dict.fromkeys(problems, text)
-        if self._now_ns() == 0:
-            problems = {
-                "clock": "use_sim_time is true and nothing publishes /clock: play the bag with its "
-                "clock (ros2 bag play --clock, bev-runtime play), or set use_sim_time to false"
-            }
-        for name, text in worker.status.calibration_problems.items():
-            problems.setdefault(f"calibration of {name}", f"{name} is not calibrated: {text}")
-        self._announcer.update(problems)
-        self._problems = problems
+        self._problems = find_problems(self, session.rig, sources, worker.status, self._now_ns())
+        self._announcer.update(self._problems)
 
     def _watch(self, worker: Worker) -> None:
         limit_s, busy_s, outputs = self._settings["watchdog_s"], worker.busy_s(), self._outputs

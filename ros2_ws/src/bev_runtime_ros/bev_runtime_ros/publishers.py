@@ -15,8 +15,10 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from bev_runtime.manifest import Manifest
 from bev_runtime.sinks.ros_messages import MessageMaker, output_typestore
 from bev_runtime.types import BevOutput, Mode
+from bev_runtime.warm_up import learn_types
 from bev_runtime_ros.autoware import detected_objects, register_autoware
 from bev_runtime_ros.parameter_table import Settings
+from bev_runtime_ros.session import Session
 from bev_runtime_ros.sources import message_class
 
 log = logging.getLogger(__name__)
@@ -40,13 +42,14 @@ class Outputs:
     Args:
         node: publishes.
         settings: the parameters `publish.*`.
-        manifest: says which outputs the model has.
+        session: says which outputs the model has, and which stages are timed.
         now_ns: the node's clock, for latencies.
     """
 
     def __init__(
-        self, node: Node, settings: Settings, manifest: Manifest, now_ns: Callable[[], int]
+        self, node: Node, settings: Settings, session: Session, now_ns: Callable[[], int]
     ) -> None:
+        manifest = session.manifest
         self._node, self._now_ns = node, now_ns
         self._name = node.get_fully_qualified_name().strip("/")
         self._store = output_typestore()
@@ -71,6 +74,9 @@ class Outputs:
                 self._add(f"map/{layer}", f"~/output/map/{layer}", "nav_msgs/msg/OccupancyGrid")
         if self._timings:
             self._add("latency", "~/debug/latency_ms", FLOAT)
+            for stage in session.timed:
+                name = stage.replace(".", "/")
+                self._add(f"time/{stage}", f"~/debug/processing_time/{name}_ms", FLOAT)
 
     def close(self) -> None:
         """Destroys the publishers."""
@@ -125,9 +131,6 @@ class Outputs:
         if self._is_heard("latency"):
             self._send("latency", self._make.make("std_msgs/Float64", latency_ms))
         for stage, spent_ms in output.timings_ms.items():
-            if f"time/{stage}" not in self._publishers:
-                name = stage.replace(".", "/")
-                self._add(f"time/{stage}", f"~/debug/processing_time/{name}_ms", FLOAT)
             if self._is_heard(f"time/{stage}"):
                 self._send(f"time/{stage}", self._make.make("std_msgs/Float64", float(spent_ms)))
 
@@ -159,6 +162,7 @@ class Outputs:
             )
             return
         self._publishers[key] = self._node.create_publisher(cls, topic, qos)
+        learn_types(self._store, (msgtype,))
 
 
 def accuracy_values(manifest: Manifest) -> Mapping[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from rosbags.typesys import Stores, get_typestore
 
-from bev_runtime.backends import create_backend
+from bev_runtime.backends import Backend, create_backend
 from bev_runtime.errors import ConfigError
 from bev_runtime.intake import Intake
 from bev_runtime.manifest import Manifest
@@ -17,6 +17,7 @@ from bev_runtime.model import load_model
 from bev_runtime.pipeline import Pipeline
 from bev_runtime.rig import CameraConfig, LidarConfig, Rig, load_rig
 from bev_runtime.runtime import Runtime
+from bev_runtime.warm_up import input_types, learn_types, warm_up
 from bev_runtime_ros.parameter_table import Settings
 
 
@@ -24,19 +25,21 @@ from bev_runtime_ros.parameter_table import Settings
 class Session:
     """A loaded model on a rig, ready for messages. `model_sensors`: those that the model takes.
     `unmatched` says, in words, which of them the rig lacks and which of the rig the model does not
-    take.
+    take. `timed`: the stages whose times outputs carry.
     """
 
     rig: Rig
     manifest: Manifest
+    backend: Backend
     runtime: Runtime
     intake: Intake
     model_sensors: tuple[str, ...]
     unmatched: tuple[str, ...]
+    timed: tuple[str, ...]
 
 
 def open_session(settings: Settings) -> Session:
-    """Loads everything that the parameters name.
+    """Loads everything that the parameters name, and runs it once.
 
     Raises:
         ConfigError: the rig file or the parameters are wrong.
@@ -50,9 +53,21 @@ def open_session(settings: Settings) -> Session:
     pipeline = Pipeline(model.manifest, backend, rig)
     runtime = Runtime(rig, pipeline)
     # The messages that are read are the same in every distribution from Humble on.
-    intake = Intake(runtime, get_typestore(Stores.ROS2_HUMBLE))
+    typestore = get_typestore(Stores.ROS2_HUMBLE)
+    intake = Intake(runtime, typestore)
+    learn_types(typestore, input_types(rig))
+    timed = tuple(sorted(warm_up(model.manifest, backend, rig)))
     taken = (*pipeline.cameras, *((pipeline.lidar,) if pipeline.lidar else ()))
-    return Session(rig, model.manifest, runtime, intake, taken, unmatched(pipeline, rig))
+    return Session(
+        rig=rig,
+        manifest=model.manifest,
+        backend=backend,
+        runtime=runtime,
+        intake=intake,
+        model_sensors=taken,
+        unmatched=unmatched(pipeline, rig),
+        timed=timed,
+    )
 
 
 def make_rig(settings: Settings, manifest: Manifest) -> Rig:
@@ -65,6 +80,8 @@ def make_rig(settings: Settings, manifest: Manifest) -> Rig:
             "the rig is unknown: give rig_file, or cameras and lidar (the model "
             f"'{manifest.name}' takes cameras of any name)"
         )
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"parameter cameras names {', '.join(doubled)} twice, expected each once")
     cameras = {
         name: CameraConfig(
             topic=f"~/input/{ros_name(name)}/image",

@@ -196,7 +196,7 @@ class Sources:
             )
         live = self._live.get(source.key)
         if live is None or any(_compatible(offer, live, source) for offer in fitting):
-            return None
+            return _doubled(source, topic, publishers)
         name, offered = fitting[0].node_name, fitting[0].qos_profile
         if (
             live.reliability is ReliabilityPolicy.RELIABLE
@@ -230,6 +230,17 @@ class Sources:
             f"; published with a fitting type: {', '.join(sorted(others)[:8])}: put the right one "
             "into the rig file, or remap"
         )
+
+
+def _doubled(source: Source, topic: str, publishers: list[TopicEndpointInfo]) -> str | None:
+    """A sensor has one driver; transforms may come from many."""
+    if not source.is_sample or len(publishers) < 2:
+        return None
+    names = ", ".join(sorted(publisher.node_name for publisher in publishers))
+    return (
+        f"{source.carries}: {topic} has {len(publishers)} publishers ({names}), whose samples mix: "
+        "stop all but one (a player beside the driver?)"
+    )
 
 
 def _compatible(publisher: TopicEndpointInfo, live: _Live, source: Source) -> bool:

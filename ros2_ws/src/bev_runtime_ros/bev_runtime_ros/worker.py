@@ -14,7 +14,7 @@ from pathlib import Path
 from bev_runtime.health import HealthReport
 from bev_runtime.replay import sensor_topics
 from bev_runtime.types import BevOutput, Mode
-from bev_runtime_ros.inbox import Inbox
+from bev_runtime_ros.inbox import Arrival, Inbox
 from bev_runtime_ros.session import Session
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 IDLE_S = 0.1
 """Longest wait without looking at the clock."""
 STATUS_S = 0.1
+NO_CLOCK = "no_clock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class Status:
 
     `made_s`: steady time of its making. `output`: the newest output without its arrays' content
     being valid. `accounts`: counters by sensor as in summary.json. `latency_ms`: stamp to publish
-    of the newest output.
+    of the newest output. `uncorrected`: so many outputs in a row had no ego motion, where there
+    should be one.
     """
 
     made_s: float
@@ -42,6 +44,7 @@ class Status:
     output: BevOutput | None = None
     latency_ms: float = 0.0
     outputs: int = 0
+    uncorrected: int = 0
     errors: int = 0
     last_error: str = ""
 
@@ -71,13 +74,16 @@ class Worker:
         self._now_ns, self._publish = now_ns, publish
         self._follows_wall_time = follows_wall_time
         self._sensor_of_topic = sensor_topics(session.rig)
+        infos = {camera.info_topic for camera in session.rig.cameras.values()}
+        self._timeless = {"/tf_static", *infos}
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._stopping = False
         self._busy_since_s: float | None = None
         self.status = Status(time.monotonic())
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Starts the thread, with nothing of what a worker before it had received."""
+        self._session.runtime.forget("deactivated")
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
@@ -88,6 +94,11 @@ class Worker:
             return True
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread still uses the session."""
+        return self._thread.is_alive()
 
     def busy_s(self) -> float:
         """For how long the present step has been running; 0 between steps."""
@@ -104,9 +115,7 @@ class Worker:
             try:
                 self._book_dropped(dropped)
                 for arrival in arrivals:
-                    self._session.intake.receive(
-                        arrival.key, arrival.msgtype, arrival.raw, arrival.arrival_ns
-                    )
+                    self._receive(arrival)
                 arrivals.clear()  # the runtime keeps what it needs
                 output = self._poll()
                 if output is not None or time.monotonic() - self.status.made_s > STATUS_S:
@@ -117,6 +126,21 @@ class Worker:
             finally:
                 self._busy_since_s = None
         self._session.runtime.finish()
+
+    def _receive(self, arrival: Arrival) -> None:
+        """Hands on a message. Before a simulated clock has begun nothing can be said of the age of
+        a sample or a pose: those are counted, and what stays true is taken.
+        """
+        key, intake = arrival.key, self._session.intake
+        if arrival.arrival_ns > 0 or key in self._timeless:
+            intake.receive(key, arrival.msgtype, arrival.raw, arrival.arrival_ns)
+        elif (name := self._sensor_of_topic.get(key)) is not None:
+            account = self._session.runtime.buffer.accounts[name]
+            account.received += 1
+            account.rejected[NO_CLOCK] += 1
+        else:
+            count = intake.ignored.get(f"{key}:{NO_CLOCK}", 0)
+            intake.ignored[f"{key}:{NO_CLOCK}"] = count + 1
 
     def _poll(self) -> BevOutput | None:
         now_ns = self._now_ns()
@@ -146,6 +170,10 @@ class Worker:
         if now_ns == 0:
             return
         newest = {name: runtime.buffer.newest(name) for name in runtime.rig.sensor_names}
+        uncorrected = last.uncorrected
+        if output is not None and output.mode is not Mode.BLIND:
+            known = output.motion_compensated or runtime.rig.fixed_frame is None
+            uncorrected = 0 if known else uncorrected + 1
         self.status = replace(
             last,
             made_s=time.monotonic(),
@@ -161,6 +189,7 @@ class Worker:
             output=output or last.output,
             latency_ms=latency_ms if output is not None else last.latency_ms,
             outputs=last.outputs + (output is not None and output.mode is not Mode.BLIND),
+            uncorrected=uncorrected,
         )
 
     def _count(self, problem: Exception) -> None:
