@@ -91,10 +91,16 @@ def check(peers: dict[str, Peer], case: Problem) -> None:
 def measure(
     peers: dict[str, Peer], repeats: int, flush: np.ndarray | None
 ) -> dict[str, dict[str, float]]:
-    """CPU ms of each peer, all taking turns, slow ones at every fourth turn."""
+    """CPU ms of each peer, all taking turns in an order that changes, slow ones at every fourth.
+
+    A fixed order would give each peer the same neighbour every time: one that has just read the
+    same arrays, or one that has emptied the shared cache.
+    """
     times: dict[str, list[float]] = {name: [] for name in peers}
+    rng = np.random.default_rng(0)
     for turn in range(repeats + WARM_UP):
-        for name, run in peers.items():
+        for name in rng.permutation(list(peers)):
+            run = peers[name]
             if name in SLOW and turn % 4:
                 continue
             if flush is not None:
