@@ -118,8 +118,8 @@ def check_pooling(model: ModelPackage, cases: Sequence[Case]) -> Iterator[Check]
             call = case.call
             if call.table is None or call.weights is None:
                 continue
-            inside = run_plainly(model, replace(call, stages=(name,)), inside=True)[name]
-            tensors = {**call.inputs, **inside}
+            made = run_plainly(model, replace(call, stages=(name,)))[name]
+            tensors = {**call.inputs, **made}
             exact = pool_exactly(pool, tensors, call.table, call.weights)
             weights = np.ascontiguousarray(call.weights.reshape(1, 1, 1, -1))
             depth = weights if pool.constant_depth else tensors[pool.depth]
