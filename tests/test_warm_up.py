@@ -63,6 +63,14 @@ def test_every_set_of_stages_that_can_occur_ran_and_its_stages_are_told(fusion_m
     assert {"camera_branch.encoder", "lidar_branch", "head", "pillars", "total"} <= told
 
 
+def test_a_slow_network_makes_one_step(fusion_model, monkeypatch):
+    model = load_model(fusion_model)
+    outputs = steps_of(monkeypatch)
+    monkeypatch.setattr("bev_runtime.warm_up.SLOW_MS", 0.0)
+    warm_up(model.manifest, create_backend("onnxruntime", model, num_threads=1), RIG)
+    assert len(outputs) == 1
+
+
 @pytest.mark.parametrize("name", ["twinlite_ground_map", "metabev_tiny"])
 def test_shipped_models_warm_up_without_a_complaint(name, monkeypatch, caplog):
     model = load_model(name)

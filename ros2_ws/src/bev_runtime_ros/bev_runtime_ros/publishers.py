@@ -75,8 +75,7 @@ class Outputs:
         if self._timings:
             self._add("latency", "~/debug/latency_ms", FLOAT)
             for stage in session.timed:
-                name = stage.replace(".", "/")
-                self._add(f"time/{stage}", f"~/debug/processing_time/{name}_ms", FLOAT)
+                self._add_time(stage)
 
     def close(self) -> None:
         """Destroys the publishers."""
@@ -131,6 +130,8 @@ class Outputs:
         if self._is_heard("latency"):
             self._send("latency", self._make.make("std_msgs/Float64", latency_ms))
         for stage, spent_ms in output.timings_ms.items():
+            if f"time/{stage}" not in self._publishers:
+                self._add_time(stage)
             if self._is_heard(f"time/{stage}"):
                 self._send(f"time/{stage}", self._make.make("std_msgs/Float64", float(spent_ms)))
 
@@ -150,6 +151,10 @@ class Outputs:
         publisher = self._publishers.get(key)
         if publisher is not None:
             publisher.publish(bytes(self._store.serialize_cdr(message, message.__msgtype__)))
+
+    def _add_time(self, stage: str) -> None:
+        name = stage.replace(".", "/")
+        self._add(f"time/{stage}", f"~/debug/processing_time/{name}_ms", FLOAT)
 
     def _add(self, key: str, topic: str, msgtype: str, qos: QoSProfile = STREAM) -> None:
         cls = message_class(msgtype)
