@@ -41,7 +41,7 @@ def lines_with(process: Process, text: str) -> list[str]:
     return [line for line in process.log.splitlines() if text in line]
 
 
-def expect_line(process: Process, text: str, since_s: float, within_s: float = 1.5) -> str:
+def expect_line(process: Process, text: str, since_s: float, within_s: float = 2.5) -> str:
     """The one line with a text: within a second of activation on an idle machine."""
     process.wait_for(text, 10.0)
     assert time.monotonic() - since_s < within_s, process.log
