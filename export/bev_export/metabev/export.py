@@ -175,9 +175,24 @@ def _to_onnx(module: nn.Module, stage: str) -> bytes:
             dynamo=False,
         )
     model = onnx.load_model_from_string(buffer.getvalue())
+    if isinstance(module, spec.Head):
+        _add_position_on_load(model.graph, module.fusion)
     model.producer_name, model.producer_version = "bev_export", ""
     onnx.checker.check_model(model)
     return model.SerializeToString(deterministic=True)
+
+
+def _add_position_on_load(graph: onnx.GraphProto, fusion: spec.Fusion) -> None:
+    """The exporter adds up rows and columns of the position, to 3 MB; the file keeps the two."""
+    (added,) = (item for item in graph.initializer if list(item.dims) == FEATURES)
+    name = added.name
+    graph.initializer.remove(added)
+    names = []
+    for part in ("row", "column"):
+        names.append(f"fusion.{part}")
+        value = getattr(fusion, part).detach().numpy()
+        graph.initializer.append(onnx.numpy_helper.from_array(value, names[-1]))
+    graph.node.insert(0, onnx.helper.make_node("Add", names, [name], name="/fusion/position"))
 
 
 def _tensors(tensors: Tensors) -> list[dict[str, Any]]:
