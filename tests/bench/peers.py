@@ -68,9 +68,9 @@ def make_fixed_loop(channels: int) -> Callable[..., None]:
 def ours(
     depth: np.ndarray, feat: np.ndarray, ranks: list[np.ndarray], cells: int, threads: int = 1
 ) -> Peer:
-    """The runtime's kernel."""
+    """The runtime's kernel, on the type of `feat`."""
     table = BevPoolTable.from_arrays(*ranks)
-    out = np.empty((1, 1, cells, feat.shape[-1]), np.float32)
+    out = np.empty((1, 1, cells, feat.shape[-1]), feat.dtype)
 
     def run() -> np.ndarray:
         bev_pool(depth, feat, table, out, threads)
@@ -213,8 +213,10 @@ def all_peers(
 ) -> dict[str, Peer]:
     """Every way to pool, ours first."""
     arguments = depth, feat, ranks, cells
+    halves = depth.astype(np.float16), feat.astype(np.float16)
     return {
         "bev_runtime": ours(*arguments),
+        "bev_runtime_fp16": ours(*halves, ranks, cells),
         **numba_peers(*arguments),
         **torch_peers(*arguments),
         **scatter_peer(*arguments),
