@@ -46,7 +46,9 @@ class BevPoolTable:
         self._ranks_depth, self._ranks_feat, self._ranks_bev = (
             np.empty(max_points, np.int32) for _ in range(3)
         )
-        self._starts, self._lengths = (np.empty(max_intervals, np.int32) for _ in range(2))
+        self._starts, self._lengths, self._cells = (
+            np.empty(max_intervals, np.int32) for _ in range(3)
+        )
         arrays = (
             self._weights,
             self._ranks_depth,
@@ -54,6 +56,7 @@ class BevPoolTable:
             self._ranks_bev,
             self._starts,
             self._lengths,
+            self._cells,
         )
         self.struct = native.Table(
             *(array.ctypes.data for array in arrays), max_points, max_intervals, 0, 0
@@ -164,6 +167,7 @@ class BevPoolTable:
         )
         self._starts[: starts.size] = starts
         self._lengths[: starts.size] = np.diff(starts, append=count)
+        self._cells[: starts.size] = ranks_bev[starts]
         self.struct.num_points, self.struct.num_intervals = count, starts.size
 
     def validate(self, num_depth: int, num_feat: int, num_cells: int) -> None:
@@ -212,6 +216,7 @@ class BevPoolTable:
         )
         mixed = self.ranks_bev[inside] != np.repeat(cells, lengths)
         _refuse(mixed, "ranks_bev", self.ranks_bev[inside], "one cell in each interval")
+        self._cells[: cells.size] = cells
         self.bounds = (num_depth, num_feat, num_cells)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 MAX_CAMERAS = 64
 LIBRARY = Path(__file__).parent / "_native" / "libbev_runtime_kernels.so"
 LENSES = {"none": 0, "plumb_bob": 1, "rational_polynomial": 1, "equidistant": 2}
@@ -46,6 +46,7 @@ class Table(ctypes.Structure):
         ("ranks_bev", ctypes.c_void_p),
         ("interval_starts", ctypes.c_void_p),
         ("interval_lengths", ctypes.c_void_p),
+        ("interval_cells", ctypes.c_void_p),
         ("point_capacity", ctypes.c_int64),
         ("interval_capacity", ctypes.c_int64),
         ("num_points", ctypes.c_int64),

@@ -150,8 +150,7 @@ template <typename Storage> void pool_typed(const PoolJob &job, const PoolRange 
   Storage *const out = static_cast<Storage *>(job.out);
   int64_t cell = range.first_cell;
   for (int64_t interval = range.first_interval; interval < range.last_interval; ++interval) {
-    const int64_t begin = table.interval_starts[interval];
-    const int64_t target = table.ranks_bev[begin];
+    const int64_t begin = table.interval_starts[interval], target = table.interval_cells[interval];
     __builtin_memset(out + cell * job.channels, 0, (target - cell) * job.channels * sizeof(Storage));
     pool_interval(typed, begin, begin + table.interval_lengths[interval], out + target * job.channels);
     cell = target + 1;

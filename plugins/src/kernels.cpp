@@ -48,7 +48,7 @@ Level chosen() {
 
 bool usable(const BevTable *table) {
   return table && table->ranks_depth && table->ranks_feat && table->ranks_bev && table->interval_starts &&
-         table->interval_lengths && table->point_capacity >= 0 && table->interval_capacity >= 0;
+         table->interval_lengths && table->interval_cells && table->point_capacity >= 0 && table->interval_capacity >= 0;
 }
 
 // The product of sizes, or -1 if one is negative or the product is no int32.
@@ -89,7 +89,7 @@ void run_part(const void *context, int64_t part) {
   };
   const auto cell = [&](int64_t interval) -> int64_t {
     if (interval == 0) return 0;
-    return interval == table.num_intervals ? work.num_cells : table.ranks_bev[table.interval_starts[interval]];
+    return interval == table.num_intervals ? work.num_cells : table.interval_cells[interval];
   };
   const int64_t first = begin(part), last = begin(part + 1);
   const bev::PoolRange range{first, last, part == 0 ? 0 : cell(first),

@@ -177,6 +177,7 @@ int64_t sample(const SampleJob &job) {
       if (count + length > table.point_capacity || intervals >= table.interval_capacity) return BEV_ERROR_CAPACITY;
       const float share = 1.0f / static_cast<float>(block.seen[i]);
       table.interval_starts[intervals] = static_cast<int32_t>(count);
+      table.interval_cells[intervals] = cell;
       table.interval_lengths[intervals++] = length;
       for (int s = 0; s < num_seeing; ++s) {
         const Pixels &at = pixels[seeing[s]];

@@ -53,6 +53,7 @@ int64_t splat(const SplatJob &job) {
     if (length == 0) continue;
     if (count + length > table.point_capacity || intervals >= table.interval_capacity) return BEV_ERROR_CAPACITY;
     table.interval_starts[intervals] = static_cast<int32_t>(count);
+    table.interval_cells[intervals] = static_cast<int32_t>(cell);
     table.interval_lengths[intervals++] = length;
     for (int32_t i = 0; i < length; ++i) table.ranks_bev[count + i] = static_cast<int32_t>(cell);
     job.cell_ends[cell] = static_cast<int32_t>(count); // where the cell's next point goes

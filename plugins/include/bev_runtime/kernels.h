@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define BEV_ABI_VERSION 4
+#define BEV_ABI_VERSION 5
 #define BEV_MAX_CAMERAS 64
 
 #define BEV_ERROR_ARGUMENT (-1)  // a null pointer, a negative size, or a value outside its range
@@ -42,6 +42,7 @@ struct BevTable {
   float *weights; // may be null for bev_build_splat_table
   int32_t *ranks_depth, *ranks_feat, *ranks_bev;
   int32_t *interval_starts, *interval_lengths;
+  int32_t *interval_cells; // ranks_bev of each interval's points, so that pooling need not read those
   int64_t point_capacity, interval_capacity;
   int64_t num_points, num_intervals; // written by the builders
 };
