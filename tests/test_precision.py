@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from package_factory import tiny_package, two_stage_package
 from tiny_model import write_tiny_model
 
 from bev_export.__main__ import main
 from bev_export.package import ExportError
 from bev_export.precision.accuracy import accuracy_rows
-from bev_export.precision.convert import chosen_nodes, name_nodes
+from bev_export.precision.convert import chosen_nodes, name_nodes, to_int8
 from bev_export.precision.errors import measure_errors
 from bev_export.precision.frames import CollectingBackend
 from bev_export.precision.halves import change_stage, in_order
@@ -237,3 +237,21 @@ def test_a_model_without_a_layer_to_quantise_is_left_as_it_is(tmp_path):
     stages = int8_stages(model, samples, (), "minmax")
     assert lowest_precision(rewritten(model, stages, "_int8")) == "fp32"
     assert np.isfinite(measure_errors(model, model, frames(model, 1)).largest)
+
+
+def test_quantising_leaves_the_graph_that_it_was_given_alone():
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(16, 8, 3, 3)).astype(np.float32)  # beyond what stays in an ONNX file
+    sizes = [1, 8, 6, 6], [1, 16, 4, 4]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, size)
+        for name, size in zip(("x", "y"), sizes, strict=True)
+    ]
+    conv = helper.make_node("Conv", ["x", "w"], ["y"], name="conv")
+    weights = [onnx.numpy_helper.from_array(weight, "w")]
+    graph = helper.make_graph([conv], "g", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    before = model.SerializeToString(deterministic=True)
+    sample = {"x": rng.normal(size=sizes[0]).astype(np.float32)}
+    to_int8(model, [sample], (), "minmax")
+    assert model.SerializeToString(deterministic=True) == before

@@ -157,6 +157,8 @@ def to_int8(
         raise ExportError("there is no calibration frame, expected at least one")
     weights = {item.name for item in graph.graph.initializer}
     names = [item.name for item in graph.graph.input if item.name not in weights]
+    own = onnx.ModelProto()  # the quantiser moves larger weights into a file and forgets them
+    own.CopyFrom(graph)
     root = logging.getLogger()
     level, root_level = root.level, logging.ERROR
     root.setLevel(root_level)  # the quantiser recommends a preprocessing that is not wanted here
@@ -164,7 +166,7 @@ def to_int8(
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "int8.onnx"
             quantize_static(
-                graph,
+                own,
                 path,
                 Samples(samples, names),
                 quant_format=QuantFormat.QDQ,
