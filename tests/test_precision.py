@@ -14,6 +14,7 @@ from tiny_model import write_tiny_model
 
 from bev_export.__main__ import main
 from bev_export.package import ExportError
+from bev_export.precision import search as search_module
 from bev_export.precision.accuracy import accuracy_rows
 from bev_export.precision.convert import chosen_nodes, name_nodes, to_int8
 from bev_export.precision.errors import measure_errors
@@ -26,7 +27,7 @@ from bev_export.precision.rewrite import (
     rewritten,
     write_rewritten,
 )
-from bev_export.precision.search import escape, rank_layers, search
+from bev_export.precision.search import Layer, escape, rank_layers, search
 from bev_export.verify.capture import Call, KeepingBackend, run_scene
 from bev_export.verify.commands import lowest_precision
 from bev_export.verify.scenes import SceneSpec
@@ -134,6 +135,27 @@ def test_the_search_keeps_the_most_harmful_layer_first_and_stops_when_it_is_enou
     assert set(every.kept) == {layer.name for layer in ranked}
     with pytest.raises(ModelError, match="raise --max-error"):
         search(model, samples, calls, **{**options, "error_of": lambda *_: 9.0}, max_error=1.0)
+
+
+@pytest.mark.parametrize("needed", [1, 5, 11, 20])
+def test_the_search_keeps_no_more_layers_than_the_error_needs(model, monkeypatch, needed):
+    ranked = [Layer(f"layer{i}", 1.0) for i in range(20)]
+    monkeypatch.setattr(search_module, "rank_layers", lambda *_: ranked)
+    monkeypatch.setattr(search_module, "int8_stages", lambda _, __, kept, ___: {"head": kept})
+    monkeypatch.setattr(search_module, "rewritten", lambda _, stages, __: stages["head"])
+    told: list[str] = []
+    found = search(
+        model,
+        {},
+        [],
+        keep=(),
+        method="minmax",
+        max_error=0.5,
+        tell=told.append,
+        error_of=lambda _, kept, __: 0.0 if len(kept) >= needed else 1.0,
+    )
+    assert found.kept == tuple(layer.name for layer in ranked[:needed])
+    assert len(told) <= 11
 
 
 def test_the_package_says_what_it_is_and_drops_accuracy_that_does_not_hold(model, tmp_path):

@@ -125,8 +125,8 @@ def search(
     tell: Callable[[str], None],
     error_of: Callable[[ModelPackage, ModelPackage, Sequence[Call]], float],
 ) -> Found:
-    """Keeps the most harmful layers in float32, twice as many each time, until the error is small
-    enough.
+    """Keeps as many of the most harmful layers in float32 as the error needs: twice as many each
+    time until they are enough, then by bisection between too few and enough.
 
     Args:
         model: in float32.
@@ -141,23 +141,35 @@ def search(
     Raises:
         ModelError: even with every layer in float32 the error is larger.
     """
-    ranked: list[Layer] | None = None
-    count = 0
-    while True:
-        kept = (*keep, *(escape(layer.name) for layer in (ranked or [])[:count]))
-        stages = int8_stages(model, samples, kept, method)
+    ranked: list[Layer] = []
+
+    def attempt(count: int) -> Found:
+        layers = tuple(layer.name for layer in ranked[:count])
+        stages = int8_stages(model, samples, (*keep, *map(escape, layers)), method)
         error = error_of(model, rewritten(model, stages, SUFFIX), measured)
         tell(f"{count} layers in float32: error {error:.3g}")
-        if error <= max_error:
-            return Found(tuple(layer.name for layer in (ranked or [])[:count]), error, stages)
-        if ranked is None:
-            ranked = rank_layers(model, samples, keep, method)
+        return Found(layers, error, stages)
+
+    found = attempt(0)
+    if found.error <= max_error:
+        return found
+    ranked = rank_layers(model, samples, keep, method)
+    too_few, count = 0, 1
+    while (found := attempt(count)).error > max_error:
         if count >= len(ranked):
             raise ModelError(
-                f"error {error:.3g} with every layer in float32, expected at most {max_error:g}: "
-                "raise --max-error"
+                f"error {found.error:.3g} with every layer in float32, expected at most "
+                f"{max_error:g}: raise --max-error"
             )
-        count = min(max(1, 2 * count), len(ranked))
+        too_few, count = count, min(2 * count, len(ranked))
+    while count - too_few > 1:
+        middle = (too_few + count) // 2
+        fewer = attempt(middle)
+        if fewer.error <= max_error:
+            found, count = fewer, middle
+        else:
+            too_few = middle
+    return found
 
 
 def escape(name: str) -> str:
