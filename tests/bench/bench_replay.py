@@ -1,9 +1,9 @@
 """CPU cost of a replay outside of JPEG decoding and the network, per six-camera 1600x900 frame.
 
-    python tests/bench/bench_replay.py [--model MODEL] [--fault SPEC]...
+    python tests/bench/bench_replay.py [--model MODEL] [--fault SPEC]... [--frames N]
 
-Prints JSON. A fault such as `drop:lidar` shows what a mode costs. Every figure is CPU time of all
-threads of the process, from one run over a bag of textured pictures (about 200 kB each), 35 000
+Prints JSON. A fault such as `drop:lidar` shows what a mode costs. Figures are CPU time of all
+threads of the process but where they are named wall time, from one run over a bag of textured pictures (about 200 kB each), 35 000
 LiDAR points and 50 Hz tf; the first frames are not counted. `plain_simplejpeg_ms` decodes the same
 pictures at the same scale, in the same run.
 """
@@ -60,13 +60,13 @@ def picture(rng: np.random.Generator) -> np.ndarray:
     return np.frombuffer(simplejpeg.encode_jpeg(noisy, quality=80), np.uint8)
 
 
-def make_bag(path: Path) -> tuple[Path, list[np.ndarray]]:
+def make_bag(path: Path, frames: int) -> tuple[Path, list[np.ndarray]]:
     rng = np.random.default_rng(0)
     pictures = [picture(rng) for _ in range(24)]
     edges = [("base_link", name, camera_pose(yaw)) for name, yaw in YAWS.items()]
     edges.append(("base_link", "lidar", rigid(np.eye(3), [0, 0, 1.8])))
     items: list[tuple[int, str, Any]] = [(START - 1000, "/tf_static", transforms(START, edges))]
-    for i in range(-5, FRAMES * 5):
+    for i in range(-5, frames * 5):
         stamp = START + i * PERIOD // 4
         # Braking: the ego motion between stamps, and so the table, differs from frame to frame.
         pose = rigid(np.eye(3), [0.2 * i - 0.0004 * i * i, 0, 0])
@@ -76,7 +76,7 @@ def make_bag(path: Path) -> tuple[Path, list[np.ndarray]]:
     columns = (reach * np.cos(azimuth), reach * np.sin(azimuth))
     height, intensity = rng.uniform(-2, 1, 35_000), rng.uniform(0, 255, 35_000)
     sweep = np.stack([*columns, height, intensity], axis=1)
-    for i in range(FRAMES):
+    for i in range(frames):
         for j, name in enumerate(YAWS):
             stamp = START + i * PERIOD + j * 7_000_000
             items.append((stamp, f"/{name}/camera_info", camera_info(stamp, name, SIZE, 1260.0)))
@@ -111,12 +111,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="twinlite_ground_map")
     parser.add_argument("--fault", action="append", default=[], metavar="SPEC")
+    parser.add_argument("--frames", type=int, default=FRAMES)
     options = parser.parse_args()
     decode = Meter(ImageDecoder, "decode", time.thread_time)
     cameras, parts = (Meter(kind, "run", time.process_time) for kind in (CameraPart, Part))
     model = load_model(options.model)
     with tempfile.TemporaryDirectory() as folder:
-        path, pictures = make_bag(Path(folder) / "bag")
+        path, pictures = make_bag(Path(folder) / "bag", options.frames)
         with Bag(path) as bag:
             rig = infer_rig(bag).rig
             runtime = Runtime(
@@ -149,6 +150,7 @@ def main() -> None:
     stages = {
         k: float(np.median(v[WARM_UP:])) for k, v in result.samples_ms.items() if k != "sinks"
     }
+    total_ms = result.samples_ms["total"][WARM_UP:]
     print(
         json.dumps(
             {
@@ -170,6 +172,9 @@ def main() -> None:
                 "jpeg_decode_ms": float(np.median(decoded)) / 6,
                 "plain_simplejpeg_ms": float(np.median(plain)) * 1e3,
                 "wall_ms_by_stage": stages,
+                "wall_ms_total": {
+                    f"p{level}": float(np.percentile(total_ms, level)) for level in (50, 90, 99)
+                },
             },
             indent=2,
         )
