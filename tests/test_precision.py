@@ -27,9 +27,10 @@ from bev_export.precision.rewrite import (
     rewritten,
     write_rewritten,
 )
-from bev_export.precision.search import Layer, escape, rank_layers, search
+from bev_export.precision.search import Layer, escape, only_one, rank_layers, search
 from bev_export.verify.capture import Call, KeepingBackend, run_scene
 from bev_export.verify.commands import lowest_precision
+from bev_export.verify.plain import PlainGraph
 from bev_export.verify.scenes import SceneSpec
 from bev_runtime.errors import ModelError
 from bev_runtime.model import ModelPackage, load_model
@@ -261,19 +262,52 @@ def test_a_model_without_a_layer_to_quantise_is_left_as_it_is(tmp_path):
     assert np.isfinite(measure_errors(model, model, frames(model, 1)).largest)
 
 
-def test_quantising_leaves_the_graph_that_it_was_given_alone():
+@pytest.fixture
+def forked() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """Two convolutions of one input with an activation, a third of their sum; and a sample."""
     rng = np.random.default_rng(0)
-    weight = rng.normal(size=(16, 8, 3, 3)).astype(np.float32)  # beyond what stays in an ONNX file
-    sizes = [1, 8, 6, 6], [1, 16, 4, 4]
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, size)
-        for name, size in zip(("x", "y"), sizes, strict=True)
+    weights = [  # beyond what stays in an ONNX file when it is split
+        onnx.numpy_helper.from_array(rng.normal(size=(8, 8, 3, 3)).astype(np.float32), name)
+        for name in ("w1", "w2", "w3")
     ]
-    conv = helper.make_node("Conv", ["x", "w"], ["y"], name="conv")
-    weights = [onnx.numpy_helper.from_array(weight, "w")]
-    graph = helper.make_graph([conv], "g", ends[:1], ends[1:], weights)
+    shape = [1, 8, 12, 12]
+    made = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, size)
+        for name, size in (("x", shape), ("y", [1, 8, 8, 8]))
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], name="first"),
+        helper.make_node("Conv", ["x", "w2"], ["b"], name="second"),
+        helper.make_node("Relu", ["a"], ["positive"], name="relu"),
+        helper.make_node("Add", ["positive", "b"], ["sum"], name="add"),
+        helper.make_node("Conv", ["sum", "w3"], ["y"], name="third"),
+    ]
+    graph = helper.make_graph(nodes, "g", made[:1], made[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model, {"x": rng.normal(size=shape).astype(np.float32)}
+
+
+def test_quantising_leaves_the_graph_that_it_was_given_alone(forked):
+    model, sample = forked
     before = model.SerializeToString(deterministic=True)
-    sample = {"x": rng.normal(size=sizes[0]).astype(np.float32)}
     to_int8(model, [sample], (), "minmax")
     assert model.SerializeToString(deterministic=True) == before
+
+
+def test_a_kept_layer_does_not_read_what_was_rounded_for_another(forked):
+    model, sample = forked
+    graph = to_int8(model, [sample], ("second",), "minmax").graph
+    reads = {node.name: node.input[0] for node in graph.node}
+    assert reads["second"] == "x"
+    assert reads["first"] != "x"
+
+
+def test_a_layer_is_ranked_by_what_it_costs_where_all_others_are_kept(forked):
+    model, sample = forked
+    whole = to_int8(model, [sample], (), "minmax")
+    for name in ("first", "second", "third"):
+        others = {"first", "second", "third"} - {name}
+        kept = PlainGraph(to_int8(model, [sample], sorted(others), "minmax")).run(sample)
+        alone = only_one(whole, model, name)
+        assert alone is not None
+        np.testing.assert_allclose(PlainGraph(alone).run(sample)["y"], kept["y"], atol=1e-5)

@@ -3,9 +3,9 @@
     python tests/bench/bench_replay.py [--model MODEL] [--fault SPEC]... [--frames N]
 
 Prints JSON. A fault such as `drop:lidar` shows what a mode costs. Figures are CPU time of all
-threads of the process but where they are named wall time, from one run over a bag of textured pictures (about 200 kB each), 35 000
-LiDAR points and 50 Hz tf; the first frames are not counted. `plain_simplejpeg_ms` decodes the same
-pictures at the same scale, in the same run.
+threads of the process but where they are named wall time, from one run over a bag of textured
+pictures (about 200 kB each), 35 000 LiDAR points and 50 Hz tf; the first frames are not counted.
+`plain_simplejpeg_ms` decodes the same pictures at the same scale, in the same run.
 """
 
 from __future__ import annotations

@@ -178,8 +178,35 @@ def to_int8(
                 calibrate_method=METHODS[method],
                 extra_options=OPTIONS,
             )
-            return onnx.load_model(path)
+            coarse = onnx.load_model(path)
     except (ValueError, RuntimeError, AssertionError) as problem:
         raise ExportError(f"no INT8 graph: {problem}") from None
     finally:
         root.setLevel(level)
+    _read_exactly(coarse, set(excluded))
+    return coarse
+
+
+def _read_exactly(graph: onnx.ModelProto, kept: set[str]) -> None:
+    """Lets kept nodes read what was made and not what was rounded for other readers: the quantiser
+    rounds a tensor for all who read it as soon as one of them is in INT8.
+
+    Args:
+        graph: edited in place.
+        kept: names of the nodes in float32.
+    """
+    nodes = graph.graph.node
+    makers = {name: node for node in nodes for name in node.output}
+    for node in nodes:
+        for index, source in enumerate(node.input) if node.name in kept else ():
+            restored = makers.get(source)
+            if restored is None or restored.op_type != "DequantizeLinear":
+                continue
+            rounded = makers.get(restored.input[0])
+            if rounded is not None and rounded.op_type == "QuantizeLinear":
+                node.input[index] = rounded.input[0]
+    for kind in ("DequantizeLinear", "QuantizeLinear"):
+        read = {name for node in nodes for name in node.input}
+        read |= {item.name for item in graph.graph.output}
+        for node in [n for n in nodes if n.op_type == kind and n.output[0] not in read]:
+            nodes.remove(node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 
@@ -17,6 +18,9 @@ from bev_runtime.errors import ModelError
 from bev_runtime.model import ModelPackage
 
 SUFFIX = "_int8"
+ACTIVATIONS = ("Relu", "Clip")
+RENAMED = "_QuantizeLinear_Input"
+"""What the quantiser adds to the name of a graph's output, to give the name to its rounded copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,8 @@ def rank_layers(
 
 
 def only_one(whole: onnx.ModelProto, exact: onnx.ModelProto, name: str) -> onnx.ModelProto | None:
-    """The float32 graph with one node in INT8, None if it was not quantised.
+    """The float32 graph with one node in INT8, what it reads and what it makes; None if it was not
+    quantised.
 
     Args:
         whole: quantised.
@@ -85,33 +90,65 @@ def only_one(whole: onnx.ModelProto, exact: onnx.ModelProto, name: str) -> onnx.
         dequantise = makers.get(source)
         if dequantise is None or dequantise.op_type != "DequantizeLinear":
             continue
-        copy = onnx.NodeProto()
-        copy.CopyFrom(dequantise)
-        copy.output[0] = renamed[source] = f"{source}/alone"
+        renamed[source] = f"{source}/alone"
+        last = _copied(dequantise, output=renamed[source])
         quantise = makers.get(dequantise.input[0])
         if quantise is not None:
-            first = onnx.NodeProto()
-            first.CopyFrom(quantise)
-            first.output[0] = copy.input[0] = f"{quantise.output[0]}/alone"
-            chain.append(first)
-        chain.append(copy)
+            chain.append(_copied(quantise, output=f"{quantise.output[0]}/alone"))
+            last.input[0] = chain[-1].output[0]
+        chain.append(last)
     if not chain:
         return None
     alone = onnx.ModelProto()
     alone.CopyFrom(exact)
-    target = next(item for item in alone.graph.node if item.name == name)
+    nodes = alone.graph.node
+    target = next(item for item in nodes if item.name == name)
     for index, source in enumerate(node.input):
         if source in renamed:
             target.input[index] = renamed[source]
-    position = next(i for i, item in enumerate(alone.graph.node) if item.name == name)
-    for item in reversed(chain):
-        alone.graph.node.insert(position, item)
+    _insert(nodes, next(i for i, item in enumerate(nodes) if item.name == name), chain)
+    after = _rounding_after(whole, node.output[0])
+    if after:
+        made = after[0].input[0].removesuffix(RENAMED)
+        position = next(i for i, item in enumerate(nodes) if made in item.output)
+        nodes[position].output[list(nodes[position].output).index(made)] = f"{made}/exact"
+        first = _copied(after[0], output=f"{made}/rounded")
+        first.input[0] = f"{made}/exact"
+        last = _copied(after[1], output=made)
+        last.input[0] = first.output[0]
+        chain += [first, last]
+        _insert(nodes, position + 1, [first, last])
     known = {item.name for item in alone.graph.initializer}
     read = {source for item in chain for source in item.input}
     alone.graph.initializer.extend(
         item for item in whole.graph.initializer if item.name in read - known
     )
     return alone
+
+
+def _rounding_after(whole: onnx.ModelProto, made: str) -> list[onnx.NodeProto]:
+    """The two nodes that round what a node makes, or what its activation makes of that."""
+    while True:
+        readers = [item for item in whole.graph.node if made in item.input]
+        for first in readers:
+            if first.op_type == "QuantizeLinear":
+                rounded = first.output[0]
+                return [first, next(n for n in whole.graph.node if rounded in n.input)]
+        if len(readers) != 1 or readers[0].op_type not in ACTIVATIONS:
+            return []
+        made = readers[0].output[0]
+
+
+def _copied(node: onnx.NodeProto, *, output: str) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.name, copy.output[0] = f"{node.name}/alone/{output}", output
+    return copy
+
+
+def _insert(nodes: Any, position: int, chain: Sequence[onnx.NodeProto]) -> None:  # noqa: ANN401 (of protobuf)
+    for item in reversed(chain):
+        nodes.insert(position, item)
 
 
 def search(
