@@ -270,6 +270,8 @@ class Manifest(Strict):
                 raise ValueError(
                     f"{what} tensor '{name}' is no output of a stage, known: {sorted(made)}"
                 )
+        if self.map is not None:
+            self.map.check_stage([{tensor.name for tensor in s.outputs} for s in self.stages])
         if self.instances is not None:
             check_instances(self.instances, self.grid, self.view_transform, made)
         planes: list[tuple[str, list[int]]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
@@ -160,6 +161,21 @@ class MapOutput(Strict):
                 "threshold per layer"
             )
         return self
+
+    def check_stage(self, outputs: Sequence[Set[str]]) -> None:
+        """Refuses sight from another stage than the map: without its sensor a stage is not run.
+
+        Args:
+            outputs: names of the tensors that each stage makes.
+
+        Raises:
+            ValueError: no stage makes both.
+        """
+        if self.sight is not None and not any({self.tensor, self.sight} <= s for s in outputs):
+            raise ValueError(
+                f"sight tensor '{self.sight}' and map tensor '{self.tensor}' come from different "
+                "stages, expected one: without its sensor a stage is not run"
+            )
 
 
 class Pillars(Strict):

@@ -15,7 +15,7 @@ from rosbags.typesys.store import Typestore
 
 from bev_runtime.backends import Backend
 from bev_runtime.camera import make_camera, make_distortion
-from bev_runtime.errors import BackendError
+from bev_runtime.errors import BevRuntimeError
 from bev_runtime.geometry import Float64, rigid, rotation_from_euler
 from bev_runtime.intake import CAMERA_INFO, COMPRESSED, IMAGE, ODOMETRY, POINTS, TF
 from bev_runtime.manifest import Manifest
@@ -84,8 +84,9 @@ def warm_up(manifest: Manifest, backend: Backend, rig: Rig) -> frozenset[str]:
                 calibration=calibration,
                 transforms=transforms,
             )
-        except BackendError as problem:
-            log.warning("the warm-up on black images failed: %s", problem)
+        except Exception as problem:  # what black images do is nobody's concern
+            kind = "" if isinstance(problem, BevRuntimeError) else f"{type(problem).__name__}: "
+            log.warning("the warm-up on black images failed: %s%s", kind, problem)
             break
         stages |= set(output.timings_ms)
         if output.timings_ms["total"] > SLOW_MS:

@@ -53,6 +53,7 @@ def changed(section: str, **change: Any) -> Change:
         (changed("detection", max_detections=100_000), ["detection.max_detections"]),
         (changed("map", tensor="maps"), ["map tensor 'maps' is no output"]),
         (changed("map", sight="seen"), ["sight tensor 'seen' is no output"]),
+        (changed("map", sight="lidar_bev"), ["'lidar_bev'", "come from different stages"]),
         (changed("map", sight="map"), ["'map'", "[1, 1, 80, 80]"]),
         (changed("cameras", geometry="shape"), ["'shape'", "[6, 4, 9, 16]"]),
         (

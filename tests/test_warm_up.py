@@ -106,14 +106,15 @@ def test_no_message_of_a_rig_has_to_wait_for_its_decoder():
     assert "sensor_msgs/msg/PointCloud2" in known
 
 
+@pytest.mark.parametrize("kind", [BackendError, ValueError])
 def test_a_network_that_fails_on_black_images_is_told_and_stops_nothing(
-    tiny_model, monkeypatch, caplog
+    tiny_model, monkeypatch, caplog, kind
 ):
     model = load_model(tiny_model)
     backend = create_backend("onnxruntime", model, num_threads=1)
 
     def broken(*_: Any) -> Any:
-        raise BackendError("the engine is out of memory")
+        raise kind("the engine is out of memory")
 
     monkeypatch.setattr(backend, "infer", broken)
     with caplog.at_level(logging.WARNING):

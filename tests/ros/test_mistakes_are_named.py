@@ -198,11 +198,16 @@ def test_two_drivers_a_second_node_of_the_name_and_no_ego_motion_get_a_line_each
 ):
     talkers = [Talker(world.listener.node, CAMERAS) for _ in range(2)]
     namesake = rclpy.create_node("bev_runtime", context=world.listener.node.context)
+    reports = world.listener.hear("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
     rig = write_rig(tmp_path, live_rig(list(CAMERAS), fixed_frame="odom"))
     node = world.node(model=tiny_model, rig_file=rig, autostart=False)
     since_s = activated(world, node)
     line = expect_line(node, "/front/image_raw has 2 publishers", since_s)
     assert "left" in line
+    until(lambda: len(reports) > 3, 5, node.log)
+    levels = {status.name: status.level for status in reports[-1][1].status}
+    (sensor,) = (level for name, level in levels.items() if name.endswith(": front"))
+    assert sensor in (0, b"\0"), levels  # it delivers
     assert "/bev_runtime" in expect_line(node, "another node is named", since_s, 3.0)
     line = expect_line(node, "ego motion is unknown", since_s, 4.0)
     assert "'odom'" in line

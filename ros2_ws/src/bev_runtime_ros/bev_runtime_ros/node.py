@@ -121,6 +121,7 @@ class BevNode(LifecycleNode):
             log.debug("where it happened", exc_info=True)
             self.stop_worker()
             return TransitionCallbackReturn.FAILURE
+        self._failure = ""
         return super().on_activate(state)
 
     def _listen(self) -> None:

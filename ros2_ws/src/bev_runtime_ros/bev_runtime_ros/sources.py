@@ -123,8 +123,13 @@ class Sources:
                 self._subscribe(source, *wanted)
 
     def problems(self) -> dict[str, str]:
-        """What keeps a topic from being heard, by key of the source; a line each."""
+        """What keeps a topic from being heard, by key of the source; a line each. What is heard and
+        wrong all the same has another key.
+        """
         found = {source.key: self._problem(source) for source in self._sources}
+        for source in self._sources:
+            if found[source.key] is None:
+                found[f"publishers of {source.key}"] = self._doubled(source)
         return {key: text for key, text in found.items() if text is not None}
 
     def silent(self) -> bool:
@@ -196,7 +201,7 @@ class Sources:
             )
         live = self._live.get(source.key)
         if live is None or any(_compatible(offer, live, source) for offer in fitting):
-            return _doubled(source, topic, publishers)
+            return None
         name, offered = fitting[0].node_name, fitting[0].qos_profile
         if (
             live.reliability is ReliabilityPolicy.RELIABLE
@@ -212,6 +217,17 @@ class Sources:
         return (
             f"{source.carries}: {topic} is offered volatile by {name}, requested transient_local: "
             "nothing can arrive; publish it latched, as tf2's static broadcaster does"
+        )
+
+    def _doubled(self, source: Source) -> str | None:
+        """A sensor has one driver; transforms may come from many."""
+        publishers = self._publishers(source)
+        if not source.is_sample or len(publishers) < 2:
+            return None
+        names = ", ".join(sorted(publisher.node_name for publisher in publishers))
+        return (
+            f"{source.carries}: {self._resolved(source)} has {len(publishers)} publishers "
+            f"({names}), whose samples mix: stop all but one (a player beside the driver?)"
         )
 
     def _alternatives(self, source: Source) -> str:
@@ -230,17 +246,6 @@ class Sources:
             f"; published with a fitting type: {', '.join(sorted(others)[:8])}: put the right one "
             "into the rig file, or remap"
         )
-
-
-def _doubled(source: Source, topic: str, publishers: list[TopicEndpointInfo]) -> str | None:
-    """A sensor has one driver; transforms may come from many."""
-    if not source.is_sample or len(publishers) < 2:
-        return None
-    names = ", ".join(sorted(publisher.node_name for publisher in publishers))
-    return (
-        f"{source.carries}: {topic} has {len(publishers)} publishers ({names}), whose samples mix: "
-        "stop all but one (a player beside the driver?)"
-    )
 
 
 def _compatible(publisher: TopicEndpointInfo, live: _Live, source: Source) -> bool:
