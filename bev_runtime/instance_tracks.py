@@ -79,6 +79,10 @@ class InstanceFinder:
             observed=observed[rows, columns],
         )
 
+    def forget(self) -> None:
+        """Ends all tracks; their numbers are not used again."""
+        self._tracks.forget()
+
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
@@ -127,6 +131,10 @@ class TrackBook:
         self._seen = [seen for seen in missed if len(seen.numbers)]
         self._seen.append(_Seen(now_ns, out, centres.copy()))
         return out
+
+    def forget(self) -> None:
+        """Ends all tracks."""
+        self._seen.clear()
 
     def _expected(self, motion: EgoMotion) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Numbers [m] of the tracks that still live, and where each should be now, [m, 2]."""

@@ -143,6 +143,14 @@ class Pipeline:
             self._memory.keep(tensors)
         return self._output(snapshot, plan, rejected, decoded, history, motion_known=motion_known)
 
+    def forget(self, cause: str) -> None:
+        """Drops what was kept of past outputs: features and tracks; `cause` (a noun phrase) is told
+        until a temporal model's history is complete again.
+        """
+        if self._memory is not None:
+            self._memory.forget(cause)
+        self._decoder.forget()
+
     def _fill_pillars(
         self, snapshot: Snapshot, calibration: Calibration, motion: EgoMotion
     ) -> bool:
@@ -183,7 +191,9 @@ class Pipeline:
         motion_known: bool,
     ) -> BevOutput:
         stages = self._timer.milliseconds
-        timings = {"total": sum(stages.values()), **stages, **self._backend.timings_ms}
+        timings = {"total": sum(stages.values()), **stages}
+        if "inference" in stages:  # else the backend still has the times of an earlier output
+            timings |= self._backend.timings_ms
         return BevOutput(
             stamp_ns=snapshot.reference_stamp_ns,
             frame_id=self._rig.base_frame,

@@ -77,6 +77,11 @@ class OutputDecoder:
             instances = self._instances.find(tensors, self.observed, motion)
         return Decoded(detections, bev_map, instances)
 
+    def forget(self) -> None:
+        """Ends all tracks of instances."""
+        if self._instances is not None:
+            self._instances.forget()
+
 
 class MapDecoder:
     """Turns the map tensor into a `BevMap`.

@@ -46,3 +46,6 @@ class RecordingPipeline:
             rejected={},
             timings_ms={},
         )
+
+    def forget(self, cause: str) -> None:
+        """Nothing is kept."""

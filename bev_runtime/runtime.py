@@ -16,6 +16,7 @@ from bev_runtime.camera_inputs import sent_size_map
 from bev_runtime.errors import BackendError, SampleRejected
 from bev_runtime.health import HealthMonitor, HealthReport, SensorState, not_ok
 from bev_runtime.rig import Rig
+from bev_runtime.sample_log import SampleLog
 from bev_runtime.sensors import Sample, SensorBuffer
 from bev_runtime.transforms import TransformTree
 from bev_runtime.trigger import Trigger
@@ -49,14 +50,12 @@ class SteppingPipeline(Protocol):
         """Makes one output."""
         ...
 
+    def forget(self, cause: str) -> None:
+        """Drops what was kept of past outputs."""
+        ...
+
 
 CLOCK_JUMP_NS = 1_000_000_000
-OTHER_CLOCK_NS = 60_000_000_000
-"""Stamps that are further from the clock's time are neither late nor early."""
-OTHER_CLOCK = (
-    "{}: stamped {:+.0f} s from the clock's time, so by another clock: a bag is played with its "
-    "clock and use_sim_time true; a driver's clock must be synchronised"
-)
 NO_CALIBRATION = "no_calibration"
 
 
@@ -84,7 +83,7 @@ class Runtime:
         self.last_snapshot: Snapshot | None = None
         self._last_now_ns = 0
         self._last_stamp_ns = 0
-        self._logged: set[tuple[str, str]] = set()
+        self._log = SampleLog()
         self._last_mode: Mode | None = None
 
     # -- input ---------------------------------------------------------------------------------
@@ -96,13 +95,20 @@ class Runtime:
         if now_ns < self._last_now_ns - CLOCK_JUMP_NS:
             text = "the clock went back by %.1f s: samples, ego motion and health are forgotten"
             log.warning(text, (self._last_now_ns - now_ns) / 1e9)
-            self.forget("clock_jump")
+            self.forget("clock_jump", "a clock that went back")
         self._last_now_ns = now_ns
         self.trigger.start(now_ns)
 
-    def forget(self, reason: str) -> None:
-        """Back to the start, but for calibration and counts; samples not used yet are rejected."""
+    def forget(self, reason: str, cause: str) -> None:
+        """Back to the start, but for calibration and counts.
+
+        Args:
+            reason: samples that were not used yet are rejected with it.
+            cause: a noun phrase: before it a temporal model knows nothing.
+        """
         self.buffer.clear(reason)
+        self.pipeline.forget(cause)
+        self._log.forget_clocks()
         self.health.reset()
         self.trigger.reset()
         self.transforms.clear_dynamic()
@@ -110,14 +116,7 @@ class Runtime:
 
     def check_stamp(self, name: str, stamp_ns: int, now_ns: int) -> None:
         """Refuses a sample by its stamp before it is converted; raises SampleRejected."""
-        try:
-            self.buffer.check_stamp(name, stamp_ns, now_ns)
-        except SampleRejected as problem:
-            if stamp_ns > 0 and abs(stamp_ns - now_ns) > OTHER_CLOCK_NS:
-                self._logged.add((name, problem.reason))  # one line for all sensors
-                apart_s = (stamp_ns - now_ns) / 1e9
-                self._log_once("any", "other_clock", OTHER_CLOCK.format(name, apart_s))
-            raise
+        self.buffer.check_stamp(name, stamp_ns, now_ns)
 
     def received(self, name: str) -> None:
         """Counts a message of a sensor, whatever becomes of it."""
@@ -136,8 +135,7 @@ class Runtime:
         """Counts a sample that could not be converted; logs the first of each kind."""
         self.buffer.accounts[name].rejected[problem.reason] += 1
         self.health.rejected(name, problem.reason, now_ns)
-        text = str(problem)
-        self._log_once(name, problem.reason, text if name in text else f"{name}: {text}")
+        self._log.rejected(name, problem, now_ns)
 
     # -- output --------------------------------------------------------------------------------
 
@@ -215,7 +213,7 @@ class Runtime:
         for name, reason in output.rejected.items():
             self.buffer.reject(name, reason)
             self.health.rejected(name, reason, now_ns)
-            self._log_once(name, reason, _cause(usable[name], reason, calibration))
+            self._log.once(name, reason, _cause(usable[name], reason, calibration))
         return self._finish_output(output, snapshot)
 
     def _finish_output(self, output: BevOutput, snapshot: Snapshot | None) -> BevOutput:
@@ -280,14 +278,14 @@ class Runtime:
         return cloud if fresh and isinstance(cloud, PointCloud) else None
 
     def _awaits_pose(self, report: HealthReport) -> bool:
-        """Whether ego motion is known in general but has not reached the reference stamp yet."""
+        """Whether ego motion is known but has not reached the reference stamp yet. Poses that are
+        older than a lost sensor's samples are not waited for.
+        """
         newest_ns = self.transforms.newest_ns(self.rig.base_frame)
-        return newest_ns is not None and newest_ns < self._reference_stamp(report)
-
-    def _log_once(self, name: str, reason: str, text: str) -> None:
-        if (name, reason) not in self._logged:
-            self._logged.add((name, reason))
-            log.warning("%s (further ones are only counted)", text)
+        if newest_ns is None:
+            return False
+        behind_ns = self._reference_stamp(report) - newest_ns
+        return 0 < behind_ns <= self.rig.timing.timeout_s * 1e9
 
 
 def _cause(sample: Sample, reason: str, calibration: Calibration) -> str:

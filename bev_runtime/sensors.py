@@ -15,6 +15,20 @@ from bev_runtime.rig import Timing
 from bev_runtime.types import CameraFrame, PointCloud
 
 Sample = CameraFrame | PointCloud
+OTHER_CLOCK_NS = 60_000_000_000
+"""Stamps that are further from the clock's time are neither late nor early."""
+
+
+class OtherClock(SampleRejected):
+    """A stamp so far from the clock's time that it is by another clock."""
+
+    def __init__(self, name: str, ahead_ns: int) -> None:
+        super().__init__(
+            "future" if ahead_ns > 0 else "late",
+            f"{name}: stamped {ahead_ns / 1e9:+.0f} s from the clock's time, so by another clock: "
+            "a driver's clock must be synchronised, and a node that listens to a played bag needs "
+            "the bag's clock (use_sim_time true)",
+        )
 
 
 @dataclass(slots=True)
@@ -62,6 +76,7 @@ class SensorBuffer:
 
         Raises:
             SampleRejected: zero_stamp, future, late, duplicate or out_of_order.
+            OtherClock: future or late by more than a minute.
         """
         timing, last = self._timing, self._slots[name].last_stamp_ns
         if stamp_ns <= 0:
@@ -69,6 +84,8 @@ class SensorBuffer:
                 "zero_stamp",
                 f"{name}: the header stamp is {stamp_ns}; the driver must stamp its messages",
             )
+        if abs(stamp_ns - now_ns) > OTHER_CLOCK_NS:
+            raise OtherClock(name, stamp_ns - now_ns)
         ahead_s = (stamp_ns - now_ns) / 1e9
         if ahead_s > timing.future_s:
             raise SampleRejected(

@@ -129,6 +129,10 @@ class TransformTree:
         """Whether any edge mentions the frame."""
         return frame in self._edges or any(edge.parent == frame for edge in self._edges.values())
 
+    def connects(self, target: str, source: str) -> bool:
+        """Whether edges lead from one frame to the other, with poses or not."""
+        return not set(self._chain(target)).isdisjoint(self._chain(source))
+
     def newest_ns(self, child: str) -> int | None:
         """Stamp of the newest pose of a moving edge, None for a static or unknown one."""
         edge = self._edges.get(child)
@@ -192,7 +196,7 @@ class TransformTree:
                     f"frame '{frame}' is in no transform; known frames: {known}. Is /tf_static "
                     "published or recorded?"
                 )
-        if set(self._chain(target)).isdisjoint(self._chain(source)):
+        if not self.connects(target, source):
             return (
                 f"frames '{target}' and '{source}' are in two unconnected trees: a transform "
                 "between them is missing"

@@ -77,6 +77,14 @@ def test_a_track_outlives_a_short_miss_and_its_number_is_never_used_again():
     assert book.number(ways(), standing(4 * SECOND + 1)).tolist() == []
 
 
+def test_forgotten_tracks_end_and_their_numbers_are_not_used_again():
+    book = TrackBook((0.0, 0.5, 1.0))
+    one = ((0, 0), (0, 0))
+    assert book.number(ways(one), standing(SECOND)).tolist() == [1]
+    book.forget()
+    assert book.number(ways(one), standing(SECOND + SECOND // 10)).tolist() == [2]
+
+
 def test_an_object_whose_prediction_ends_is_looked_for_where_it_was():
     book = TrackBook((0.0, 0.5, 1.0))
     ending = ways(((0, 0), (8, 0)))

@@ -51,6 +51,34 @@ def test_stamps_of_another_clock_get_one_line_for_all_sensors_that_names_use_sim
     assert all(runtime.buffer.accounts[name].rejected == {reason: 3} for name in NAMES)
 
 
+def test_a_sensor_that_goes_over_to_another_clock_later_gets_a_line_and_so_does_a_late_sample(
+    caplog,
+):
+    _, intake = make_intake()
+    with caplog.at_level(logging.WARNING):
+        for i in range(30):
+            send(intake, "front", START + APART_NS + i * PERIOD, START + i * PERIOD)
+        assert len(caplog.records) == 1
+        later_ns = START + 30 * PERIOD
+        send(intake, "left", later_ns - APART_NS, later_ns)
+        assert [r.getMessage().split(":")[0] for r in caplog.records] == ["front", "left"]
+        send(intake, "left", later_ns - 400_000_000, later_ns)
+    assert "max_delay_s" in caplog.records[-1].getMessage()
+    assert len(caplog.records) == 3
+
+
+def test_after_a_jump_of_the_clock_another_clock_is_told_again(caplog):
+    runtime, intake = make_intake()
+    with caplog.at_level(logging.WARNING):
+        runtime.observe_clock(START)
+        send(intake, "front", START + APART_NS, START)
+        back_ns = START - 20_000_000_000
+        runtime.observe_clock(back_ns)
+        send(intake, "front", back_ns + APART_NS, back_ns)
+    said = [r.getMessage() for r in caplog.records if "by another clock" in r.getMessage()]
+    assert len(said) == 2
+
+
 def test_a_sample_that_is_only_late_is_told_for_each_sensor_with_its_setting(caplog):
     _, intake = make_intake()
     with caplog.at_level(logging.WARNING):
@@ -58,6 +86,25 @@ def test_a_sample_that_is_only_late_is_told_for_each_sensor_with_its_setting(cap
             send(intake, name, START, START + 400_000_000)
     assert [record.getMessage().split(":")[0] for record in caplog.records] == list(NAMES)
     assert "max_delay_s" in caplog.text
+
+
+@pytest.mark.parametrize(("behind_ms", "waits"), [(0, False), (50, True), (250, True), (400, False)])
+def test_a_pose_is_waited_for_while_poses_come_and_not_after_they_ended(behind_ms, waits):
+    calibration = {
+        "width": 8,
+        "height": 8,
+        "intrinsics": (8.0, 0, 3.5, 0, 8.0, 3.5, 0, 0, 1),
+        "base_from_camera": {"translation": (0, 0, 1.5), "rotation_xyzw": (-0.5, 0.5, -0.5, 0.5)},
+    }
+    front = {"topic": "/front", "calibration": calibration}
+    rig = Rig.model_validate({"cameras": {"front": front}})
+    runtime = Runtime(rig, RecordingPipeline(rig))
+    pose_ns = START - behind_ms * 1_000_000
+    runtime.transforms.add_dynamic("odom", "base_link", pose_ns, np.eye(4))
+    intake = Intake(runtime, get_typestore(Stores.ROS2_HUMBLE))
+    send(intake, "front", START, START + 1_000_000)
+    assert (runtime.poll(START + 2_000_000) is None) is waits
+    assert not waits or runtime.poll(START + 1_000_000 + 70_000_000) is not None
 
 
 def test_bytes_that_are_no_message_are_told_with_the_sensor(caplog):

@@ -149,6 +149,16 @@ def test_a_clock_that_jumps_back_resets_the_history_and_says_so(package):
     assert "nothing from before a clock that went back by 4.5 s" in output.reason
 
 
+def test_a_forgotten_past_is_not_used_though_it_is_recent(package):
+    vehicle = Vehicle(package)
+    for seconds in (0.0, 0.5, 1.0):
+        vehicle.step(seconds)
+    vehicle.pipeline.forget("the activation")
+    output = vehicle.step(1.5)
+    assert (output.mode, output.history.used) == (Mode.DEGRADED, 0)
+    assert "nothing from before the activation" in output.reason
+
+
 def test_a_lost_history_recovers_to_the_bit(package):
     straight, interrupted = Vehicle(package), Vehicle(package)
     for seconds in (2.0, 2.5, 3.0):

@@ -64,6 +64,18 @@ def test_a_wrong_topic_is_named_with_the_topics_that_would_fit(
     talker.close()
 
 
+def test_where_every_topic_is_wrong_one_line_names_what_is_there(
+    world: World, tiny_model: Path, tmp_path: Path
+):
+    talker = Talker(world.listener.node, CAMERAS, static=False, prefix="/car")
+    rig = write_rig(tmp_path, live_rig(list(CAMERAS)))
+    node = world.node(model=tiny_model, rig_file=rig, autostart=False)
+    line = expect_line(node, "nobody publishes any of this rig's 5 topics", activated(world, node))
+    assert "/car/front/image_raw, /car/left/camera_info, /car/left/image_raw" in line
+    assert lines_with(node, "nobody publishes") == [line]
+    talker.close()
+
+
 def test_a_qos_mismatch_is_named_with_its_cure(world: World, tiny_model: Path, tmp_path: Path):
     talker = Talker(world.listener.node, {"front": 0.0}, reliability="best_effort", infos=False)
     calibration = {

@@ -48,7 +48,7 @@ class Switches:
     `corrupt`: scale of all probabilities in `augment`. `turn`: whether the world is turned.
     """
 
-    no_lidar: float = 0.4
+    no_lidar: float = 0.45
     no_cameras: float = 0.2
     lost_views: float = 0.35
     corrupt: float = 1.0

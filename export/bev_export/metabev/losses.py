@@ -11,7 +11,7 @@ TERM_WEIGHTS = (2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.1, 0.1, 1.0, 1.0)
 FRONT = slice(6, 8)
 FRONT_WEIGHT, FRONT_SHARPNESS = 1.0, 4.0
 MAP_POSITIVE = (1.0, 2.5, 3.0)
-WEIGHTS = {"heat": 1.0, "box": 0.5, "map": 2.5, "dice": 2.0, "sight": 0.5, "depth": 0.5}
+WEIGHTS = {"heat": 1.0, "box": 0.5, "map": 3.5, "dice": 3.0, "sight": 0.5, "depth": 0.5}
 
 
 def detection_losses(

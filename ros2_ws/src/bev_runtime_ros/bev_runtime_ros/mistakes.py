@@ -13,6 +13,7 @@ from rclpy.node import Node
 
 from bev_runtime.errors import ConfigError
 from bev_runtime.rig import Rig
+from bev_runtime.transforms import MAX_EXTRAPOLATION_NS
 from bev_runtime_ros.sources import Sources, sources_of
 from bev_runtime_ros.worker import Status
 
@@ -44,19 +45,15 @@ def find_problems(
     problems = sources.problems()
     if sources.silent():
         text = f"nobody publishes any of this rig's {len(problems)} topics: {', '.join(problems)}"
+        text += sources.offers()
         problems = dict.fromkeys(problems, text)
     for name, text in status.calibration_problems.items():
         camera = rig.cameras.get(name)
         needed = {"/tf_static", camera.info_topic if camera is not None else None}
         if needed.isdisjoint(problems):
             problems[f"calibration of {name}"] = f"{name} is not calibrated: {text}"
-    if status.uncorrected >= UNCORRECTED and "/tf_static" not in problems:
-        problems["ego motion"] = (
-            f"ego motion is unknown: nothing on {rig.odometry_topic or '/tf'} says where "
-            f"'{rig.base_frame}' is in '{rig.fixed_frame}', so samples of different times are laid "
-            "over each other as if the vehicle stood; publish it, or correct fixed_frame (null for "
-            "a vehicle that stands)"
-        )
+    if status.uncorrected >= UNCORRECTED and rig.odometry_topic not in problems:
+        problems["ego motion"] = _no_ego_motion(rig, connected=status.poses_connect)
     if (doubled := _doubled_name(node)) is not None:
         problems["name"] = doubled
     return problems
@@ -111,6 +108,22 @@ def one_line(problem: object) -> str:
 def without_source(text: str) -> str:
     """An error text of rcl without the places in its source."""
     return IN_SOURCE.sub("", text)
+
+
+def _no_ego_motion(rig: Rig, *, connected: bool) -> str:
+    topic = rig.odometry_topic or "/tf"
+    where = f"where '{rig.base_frame}' is in '{rig.fixed_frame}'"
+    follows = "so samples of different times are laid over each other as if the vehicle stood"
+    if connected:
+        return (
+            f"ego motion is unknown: {topic} has said {where}, but not within "
+            f"{MAX_EXTRAPOLATION_NS / 1e9:g} s of the samples' stamps, {follows}; publish it more "
+            "often or sooner, with the time at which it held"
+        )
+    return (
+        f"ego motion is unknown: nothing on {topic} says {where}, {follows}; publish it, or "
+        "correct fixed_frame (null for a vehicle that stands)"
+    )
 
 
 def _doubled_name(node: Node) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rclpy.exceptions import InvalidHandle
@@ -58,6 +58,14 @@ class Outputs:
         self._accuracy = accuracy_values(manifest)
         self._publishers: dict[str, Publisher[Any]] = {}
         self._timings = bool(settings["publish.timings"])
+        self._closed = False
+        try:
+            self._add_all(manifest, settings, session.timed)
+        except Exception:
+            self.close()
+            raise
+
+    def _add_all(self, manifest: Manifest, settings: Settings, timed: Iterable[str]) -> None:
         self._add("mode", "~/output/mode", "diagnostic_msgs/msg/DiagnosticStatus", LATCHED)
         if settings["publish.detections"] and manifest.detection is not None:
             self._add("detections", "~/output/detections", "vision_msgs/msg/Detection3DArray")
@@ -74,11 +82,12 @@ class Outputs:
                 self._add(f"map/{layer}", f"~/output/map/{layer}", "nav_msgs/msg/OccupancyGrid")
         if self._timings:
             self._add("latency", "~/debug/latency_ms", FLOAT)
-            for stage in session.timed:
+            for stage in timed:
                 self._add_time(stage)
 
     def close(self) -> None:
-        """Destroys the publishers."""
+        """Destroys the publishers; a hung step that comes back publishes nothing more."""
+        self._closed = True
         for publisher in self._publishers.values():
             self._node.destroy_publisher(publisher)
         self._publishers.clear()
@@ -87,8 +96,11 @@ class Outputs:
         """Publishes one output; of a BLIND one only its mode.
 
         Returns:
-            Milliseconds from the output's stamp to now, on the node's clock.
+            Milliseconds from the output's stamp to now, on the node's clock; 0 if nothing could be
+            published, because the node stops.
         """
+        if self._closed:
+            return 0.0
         try:
             if output.mode is not Mode.BLIND:
                 self._publish_content(output)
@@ -97,9 +109,9 @@ class Outputs:
             if output.mode is not Mode.BLIND and self._timings:
                 self._publish_timings(output, latency_ms)
         except (RCLError, InvalidHandle):
-            if self._node.context.ok():
+            if self._node.context.ok() and not self._closed:
                 raise
-            return 0.0  # a signal ended ROS in the middle of an inference
+            return 0.0  # a signal or a stop came in the middle of an inference
         return latency_ms
 
     def publish_mode(self, mode: Mode, reason: str, now_ns: int) -> None:
@@ -158,6 +170,8 @@ class Outputs:
 
     def _add(self, key: str, topic: str, msgtype: str, qos: QoSProfile = STREAM) -> None:
         cls = message_class(msgtype)
+        if self._closed:
+            return
         if cls is None:
             package = msgtype.split("/")[0]
             log.warning(

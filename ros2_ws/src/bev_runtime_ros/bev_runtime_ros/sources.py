@@ -103,8 +103,12 @@ class Sources:
         self._depth = settings["input_qos.depth"]
         self._live: dict[str, _Live] = {}
         self.missing_types: dict[str, str] = {}
-        for source in self._sources:
-            self._subscribe(source, *self._wanted(source, self._publishers(source)))
+        try:
+            for source in self._sources:
+                self._subscribe(source, *self._wanted(source, self._publishers(source)))
+        except Exception:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Unsubscribes."""
@@ -135,6 +139,17 @@ class Sources:
     def silent(self) -> bool:
         """Whether not one of the topics is published."""
         return not any(self._publishers(source) for source in self._sources)
+
+    def offers(self) -> str:
+        """What is published that a rig could take, as the end of a line."""
+        kinds = {msgtype for source in self._sources for msgtype in source.types}
+        others = self._untaken(kinds)
+        if not others:
+            return "; nor is there another topic of their types: are the drivers running?"
+        return (
+            f"; published with types that fit: {', '.join(others)}: put the right ones into the "
+            "rig file, or remap"
+        )
 
     def _wanted(
         self, source: Source, publishers: list[TopicEndpointInfo]
@@ -232,20 +247,23 @@ class Sources:
 
     def _alternatives(self, source: Source) -> str:
         """Topics of a fitting type that nobody here listens to."""
-        taken = {self._resolved(other) for other in self._sources}
-        others = [
-            name
-            for name, types in self._node.get_topic_names_and_types()
-            if set(types) & set(source.types)
-            and name not in taken
-            and self._node.count_publishers(name)
-        ]
+        others = self._untaken(set(source.types))
         if not others:
             return f" (nor any other {source.types[0]}): is its driver running?"
         return (
-            f"; published with a fitting type: {', '.join(sorted(others)[:8])}: put the right one "
-            "into the rig file, or remap"
+            f"; published with a fitting type: {', '.join(others)}: put the right one into the rig "
+            "file, or remap"
         )
+
+    def _untaken(self, kinds: set[str]) -> list[str]:
+        """Topics of these types that are published and that nobody here listens to, at most 8."""
+        taken = {self._resolved(source) for source in self._sources}
+        found = [
+            name
+            for name, types in self._node.get_topic_names_and_types()
+            if kinds & set(types) and name not in taken and self._node.count_publishers(name)
+        ]
+        return sorted(found)[:8]
 
 
 def _compatible(publisher: TopicEndpointInfo, live: _Live, source: Source) -> bool:

@@ -23,6 +23,7 @@ IDLE_S = 0.1
 """Longest wait without looking at the clock."""
 STATUS_S = 0.1
 NO_CLOCK = "no_clock"
+DEACTIVATED = "deactivated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Status:
     `made_s`: steady time of its making. `output`: the newest output without its arrays' content
     being valid. `accounts`: counters by sensor as in summary.json. `latency_ms`: stamp to publish
     of the newest output. `uncorrected`: so many outputs in a row had no ego motion, where there
-    should be one.
+    should be one; `poses_connect`: whether transforms lead from the vehicle to the fixed frame.
     """
 
     made_s: float
@@ -45,6 +46,7 @@ class Status:
     latency_ms: float = 0.0
     outputs: int = 0
     uncorrected: int = 0
+    poses_connect: bool = False
     errors: int = 0
     last_error: str = ""
 
@@ -82,8 +84,7 @@ class Worker:
         self.status = Status(time.monotonic())
 
     def start(self) -> None:
-        """Starts the thread, with nothing of what a worker before it had received."""
-        self._session.runtime.forget("deactivated")
+        """Starts the thread."""
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
@@ -125,7 +126,8 @@ class Worker:
                 self._count(problem)
             finally:
                 self._busy_since_s = None
-        self._session.runtime.finish()
+        self._book_unread()
+        self._session.runtime.forget(DEACTIVATED, "the activation")
 
     def _receive(self, arrival: Arrival) -> None:
         """Hands on a message. Before a simulated clock has begun nothing can be said of the age of
@@ -165,31 +167,47 @@ class Worker:
                 account.received += count
                 account.superseded += count
 
+    def _book_unread(self) -> None:
+        """Messages that still wait when the node stops listening are received and rejected."""
+        arrivals, dropped = self._inbox.take(0.0)
+        self._book_dropped(dropped)
+        for arrival in arrivals:
+            name = self._sensor_of_topic.get(arrival.key)
+            if name is not None:
+                account = self._session.runtime.buffer.accounts[name]
+                account.received += 1
+                account.rejected[DEACTIVATED] += 1
+
     def _report(self, output: BevOutput | None, latency_ms: float) -> None:
-        runtime, last, now_ns = self._session.runtime, self.status, self._now_ns()
-        if now_ns == 0:
+        runtime, now_ns = self._session.runtime, self._now_ns()
+        last = self.status = replace(
+            self.status,
+            made_s=time.monotonic(),
+            accounts={name: a.as_dict() for name, a in runtime.buffer.accounts.items()},
+            ignored=dict(self._session.intake.ignored),
+        )
+        if now_ns == 0:  # of a simulated clock that has not begun there are only counts
             return
         newest = {name: runtime.buffer.newest(name) for name in runtime.rig.sensor_names}
-        uncorrected = last.uncorrected
+        uncorrected, fixed = last.uncorrected, runtime.rig.fixed_frame
         if output is not None and output.mode is not Mode.BLIND:
-            known = output.motion_compensated or runtime.rig.fixed_frame is None
+            known = output.motion_compensated or fixed is None
             uncorrected = 0 if known else uncorrected + 1
         self.status = replace(
             last,
-            made_s=time.monotonic(),
             health=runtime.health.report(now_ns),
-            accounts={name: a.as_dict() for name, a in runtime.buffer.accounts.items()},
             ages_ms={
                 name: (now_ns - sample.stamp_ns) / 1e6
                 for name, sample in newest.items()
                 if sample is not None
             },
             calibration_problems=dict(runtime.calibration.problems),
-            ignored=dict(self._session.intake.ignored),
             output=output or last.output,
             latency_ms=latency_ms if output is not None else last.latency_ms,
             outputs=last.outputs + (output is not None and output.mode is not Mode.BLIND),
             uncorrected=uncorrected,
+            poses_connect=fixed is not None
+            and runtime.transforms.connects(fixed, runtime.rig.base_frame),
         )
 
     def _count(self, problem: Exception) -> None:
