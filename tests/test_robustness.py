@@ -130,6 +130,10 @@ def test_every_condition_has_its_row_beside_the_naive_one(make_study, drive):
     for row in rows.values():
         for figures in (row.figures, row.naive):
             assert {"mAP", "NDS", "mIoU", "mIoU_visible", "observed_share"} <= set(figures)
+        assert row.figures["mIoU_same_cells"] == row.figures["mIoU"]
+    sector = rows["lidar_sector_60"]
+    assert sector.naive["observed_share"] == 1 > sector.figures["observed_share"]
+    assert sector.naive["mIoU_same_cells"] != sector.naive["mIoU"]
     assert rows["full"].figures["mAP"] > 0.9
     assert rows["missing_objects_1.0"].figures["mAP"] == 0
     assert rows["missing_objects_0.5"].figures["mAP"] < rows["full"].figures["mAP"]
@@ -177,9 +181,9 @@ def test_the_naive_node_claims_every_cell_for_lost_sensors_and_the_runtime_does_
     seen: dict[str, list[Any]] = {}
     original = study_module.Meter.add
 
-    def add(self: Any, index: int, output: Any, truth: Any) -> None:
+    def add(self: Any, index: int, output: Any, truth: Any, cells: Any) -> None:
         seen.setdefault(id(self), []).append(output[1].scores[:2].copy())
-        original(self, index, output, truth)
+        original(self, index, output, truth, cells)
 
     study = make_study(chosen=["no_lidar", "no_cameras"])
     with pytest.MonkeyPatch.context() as patch:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bev_runtime.evaluation.detection import class_ranges, evaluate_boxes
 from bev_runtime.evaluation.files import BoxSet
@@ -21,7 +22,7 @@ class Meter:
     def __init__(self, layers: tuple[str, ...], thresholds: Mapping[str, float]) -> None:
         self._moments: list[int] = []
         self._detections: list[Detections] = []
-        self._map = MapCounter(layers, thresholds)
+        self._map, self._same = MapCounter(layers, thresholds), MapCounter(layers, thresholds)
 
     @property
     def num_moments(self) -> int:
@@ -33,6 +34,7 @@ class Meter:
         index: int,
         output: tuple[Detections, BevMap | None],
         truth: tuple[TrueMaps, int] | None,
+        cells: NDArray[np.bool_] | None,
     ) -> None:
         """Takes an output, and copies what it keeps.
 
@@ -40,6 +42,8 @@ class Meter:
             index: of the moment in all bags.
             output: detections and map.
             truth: the bag's true maps and the moment's index in them; None without.
+            cells: bool [rows, columns], over which runtime and naive node are both measured; None
+                without a map.
         """
         found, bev_map = output
         self._moments.append(index)
@@ -54,6 +58,8 @@ class Meter:
         if bev_map is not None and truth is not None and self._map.layers:
             kept = MapFile(bev_map.grid, bev_map.layers, bev_map.scores, bev_map.observed)
             self._map.add(*truth, kept)
+            if cells is not None:
+                self._same.add(*truth, replace(kept, observed=bev_map.observed & cells))
 
     def metrics(self, truth: BoxSet | None, classes: Sequence[str]) -> dict[str, float]:
         """The figures of the row; those that cannot be measured are left out.
@@ -78,6 +84,7 @@ class Meter:
         if self._map.layers:
             maps = self._map.finish(self.num_moments)
             figures |= {"mIoU": maps.mean_iou, "mIoU_visible": maps.mean_iou_visible}
+            figures["mIoU_same_cells"] = self._same.finish(self.num_moments).mean_iou
             figures["observed_share"] = maps.observed_share
         return {name: float(value) for name, value in figures.items() if np.isfinite(value)}
 

@@ -127,13 +127,16 @@ class Study:
                 calibration=step.calibration,
                 transforms=step.transforms,
             )
+            own, cells = (output.detections, output.map), None
+            if output.map is not None:
+                cells = output.map.observed.copy()
             for name in names:
-                self._meter(name).add(moment.index, (output.detections, output.map), true_map)
+                self._meter(name).add(moment.index, own, true_map, cells)
             made = step.naive.step(
                 moment, scene, calibration=step.calibration, transforms=step.transforms
             )
             for name in names:
-                self._meter(name + NAIVE).add(moment.index, made, true_map)
+                self._meter(name + NAIVE).add(moment.index, made, true_map, cells)
 
     def rows(self) -> list[Row]:
         """The table so far."""
@@ -236,6 +239,10 @@ class _Witness:
         return self._pipeline.step(
             snapshot, missing=missing, calibration=calibration, transforms=transforms
         )
+
+    def forget(self, cause: str) -> None:
+        """Hands it on."""
+        self._pipeline.forget(cause)
 
     def _moment(self, snapshot: Snapshot, calibration: Calibration) -> Moment:
         boxes, cloud = self.truth.boxes_at(snapshot.reference_stamp_ns), snapshot.cloud

@@ -22,6 +22,7 @@ SHOWN = {
     "mAP": "mAP",
     "AP_car_2m": "car AP at 2 m",
     "mIoU": "map mIoU",
+    "mIoU_same_cells": "mIoU, same cells",
     "observed_share": "observed",
 }
 """Figures of the table, and their headings."""
@@ -56,8 +57,9 @@ def markdown(rows: Sequence[Row], about: str) -> str:
         about,
         "",
         "Each cell: this runtime / the same network in a node that feeds black pictures and empty "
-        "clouds and claims every cell for every sensor. Kept: as a share of this runtime's figure "
-        "in the row `full`.",
+        "clouds and claims every cell for every sensor. Same cells: both over those that this "
+        "runtime claims under the condition. Kept: as a share of this runtime's figure in the row "
+        "`full`.",
         "",
         "| condition | " + " | ".join(heads) + " |",
         "|---" * (len(heads) + 1) + "|",
