@@ -9,6 +9,7 @@ import pytest
 from metabev_samples import NUM_CAMERAS, write_samples
 
 from bev_export.__main__ import main
+from bev_export.package import ExportError
 
 MISSING = "the extra 'train' (torch, numba) is not installed"
 torch = pytest.importorskip("torch", reason=MISSING)
@@ -193,3 +194,20 @@ def test_steps_on_one_batch_lower_every_loss(samples) -> None:
         history.append({name: float(value.detach()) for name, value in losses.items()})
     for name in history[0]:
         assert history[-1][name] < history[0][name], (name, json.dumps(history[-1]))
+
+
+def test_weights_of_another_shape_are_drawn_anew_and_named(tmp_path, caplog) -> None:
+    given, begun = spec.MetaBev(), spec.MetaBev()
+    weights = given.state_dict()
+    weights["head.boxes.weight"] = weights["head.boxes.weight"][:10]
+    del weights["head.sight.weight"]
+    torch.save({"ema": weights}, tmp_path / "old.pt")
+    before = {name: value.clone() for name, value in begun.state_dict().items()}
+    train.start_from(begun, tmp_path / "old.pt")
+    for name, value in begun.state_dict().items():
+        drawn = name in ("head.boxes.weight", "head.sight.weight")
+        assert torch.equal(value, before[name] if drawn else weights[name]), name
+    assert "drawn anew: head.boxes.weight, head.sight.weight" in caplog.text
+    torch.save({"ema": {"other": torch.zeros(1)}}, tmp_path / "other.pt")
+    with pytest.raises(ExportError, match="no tensor of this network"):
+        train.start_from(begun, tmp_path / "other.pt")

@@ -16,7 +16,7 @@ from bev_export.__main__ import main
 from bev_export.package import ExportError
 from bev_export.precision import search as search_module
 from bev_export.precision.accuracy import accuracy_rows
-from bev_export.precision.convert import chosen_nodes, name_nodes, to_int8
+from bev_export.precision.convert import Int8, chosen_nodes, name_nodes, to_int8
 from bev_export.precision.errors import measure_errors
 from bev_export.precision.frames import CollectingBackend
 from bev_export.precision.halves import change_stage, in_order
@@ -65,7 +65,7 @@ def test_a_half_precision_package_keeps_its_interface_and_runs_in_the_runtime(mo
 
 def test_an_int8_package_quantises_every_convolution_around_the_pool(model):
     samples = gather_samples(model, frames(model))
-    coarse = rewritten(model, int8_stages(model, samples, (), "minmax"), "_int8")
+    coarse = rewritten(model, int8_stages(model, samples, (), Int8()), "_int8")
     assert lowest_precision(coarse) == "int8"
     graph = coarse.stage_graph("camera_branch").graph
     makers = {name: node for node in graph.node for name in node.output}
@@ -85,7 +85,7 @@ def test_scales_come_from_the_calibration_frames(model):
     samples = gather_samples(model, frames(model, 1))
     dark = [{**tensors, "images": tensors["images"] * 0.1} for tensors in samples["camera_branch"]]
     bright, dim = (
-        int8_stages(model, {**samples, "camera_branch": given}, (), "minmax")["camera_branch"]
+        int8_stages(model, {**samples, "camera_branch": given}, (), Int8())["camera_branch"]
         for given in (samples["camera_branch"], dark)
     )
     scales = [
@@ -102,7 +102,7 @@ def test_a_layer_that_is_kept_by_name_stays_in_float32(model):
     name_nodes(graph)
     last = [node.name for node in graph.graph.node if node.op_type == "Conv"][-1]
     samples = gather_samples(model, frames(model))
-    coarse = rewritten(model, int8_stages(model, samples, [escape(last)], "minmax"), "_int8")
+    coarse = rewritten(model, int8_stages(model, samples, [escape(last)], Int8()), "_int8")
     nodes = {node.name: node for node in coarse.stage_graph("camera_branch").graph.node}
     assert nodes[last].input[1] == "w2"
     assert not any("w2" in name for name in nodes if "Quantize" in name)
@@ -118,7 +118,7 @@ def test_patterns_match_names_and_escaped_names_match_only_themselves(model):
 def test_the_search_keeps_the_most_harmful_layer_first_and_stops_when_it_is_enough(model):
     calls = frames(model)
     samples = gather_samples(model, calls)
-    ranked = rank_layers(model, samples, (), "minmax")
+    ranked = rank_layers(model, samples, (), Int8())
     assert len(ranked) == 2
     assert ranked[0].error > ranked[1].error > 0
     told: list[str] = []
@@ -126,7 +126,7 @@ def test_the_search_keeps_the_most_harmful_layer_first_and_stops_when_it_is_enou
     def error_of(exact: ModelPackage, coarse: ModelPackage, given: list[Call]) -> float:
         return measure_errors(exact, coarse, given, inside=False).largest
 
-    options = {"keep": (), "method": "minmax", "tell": told.append, "error_of": error_of}
+    options = {"keep": (), "how": Int8(), "tell": told.append, "error_of": error_of}
     none = search(model, samples, calls, max_error=1.0, **options)
     assert none.kept == ()
     some = search(model, samples, calls, max_error=0.7 * none.error, **options)
@@ -150,7 +150,7 @@ def test_the_search_keeps_no_more_layers_than_the_error_needs(model, monkeypatch
         {},
         [],
         keep=(),
-        method="minmax",
+        how=Int8(),
         max_error=0.5,
         tell=told.append,
         error_of=lambda _, kept, __: 0.0 if len(kept) >= needed else 1.0,
@@ -257,7 +257,7 @@ def test_a_bag_calibrates_through_the_runtime_and_the_result_is_verified(tmp_pat
 def test_a_model_without_a_layer_to_quantise_is_left_as_it_is(tmp_path):
     model = load_model(write_tiny_model(tmp_path / "tiny"))
     samples = gather_samples(model, frames(model, 1))
-    stages = int8_stages(model, samples, (), "minmax")
+    stages = int8_stages(model, samples, (), Int8())
     assert lowest_precision(rewritten(model, stages, "_int8")) == "fp32"
     assert np.isfinite(measure_errors(model, model, frames(model, 1)).largest)
 
@@ -290,13 +290,13 @@ def forked() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
 def test_quantising_leaves_the_graph_that_it_was_given_alone(forked):
     model, sample = forked
     before = model.SerializeToString(deterministic=True)
-    to_int8(model, [sample], (), "minmax")
+    to_int8(model, [sample], (), Int8())
     assert model.SerializeToString(deterministic=True) == before
 
 
 def test_a_kept_layer_does_not_read_what_was_rounded_for_another(forked):
     model, sample = forked
-    graph = to_int8(model, [sample], ("second",), "minmax").graph
+    graph = to_int8(model, [sample], ("second",), Int8()).graph
     reads = {node.name: node.input[0] for node in graph.node}
     assert reads["second"] == "x"
     assert reads["first"] != "x"
@@ -304,10 +304,10 @@ def test_a_kept_layer_does_not_read_what_was_rounded_for_another(forked):
 
 def test_a_layer_is_ranked_by_what_it_costs_where_all_others_are_kept(forked):
     model, sample = forked
-    whole = to_int8(model, [sample], (), "minmax")
+    whole = to_int8(model, [sample], (), Int8())
     for name in ("first", "second", "third"):
         others = {"first", "second", "third"} - {name}
-        kept = PlainGraph(to_int8(model, [sample], sorted(others), "minmax")).run(sample)
+        kept = PlainGraph(to_int8(model, [sample], sorted(others), Int8())).run(sample)
         alone = only_one(whole, model, name)
         assert alone is not None
         np.testing.assert_allclose(PlainGraph(alone).run(sample)["y"], kept["y"], atol=1e-5)

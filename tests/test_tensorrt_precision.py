@@ -12,6 +12,7 @@ pytest.importorskip(
 )
 pytest.importorskip("onnxruntime.quantization", reason="needs ONNX Runtime's quantiser")
 
+from bev_export.precision.convert import Int8
 from bev_export.precision.rewrite import (
     gather_samples,
     half_stages,
@@ -37,7 +38,7 @@ def test_every_stage_compiles_in_the_types_that_its_graph_names(precision: str, 
     else:
         with KeepingBackend(model, num_threads=1) as backend:
             calls = [run_scene(model, backend, SceneSpec(0, seed)).call for seed in range(2)]
-        stages = int8_stages(model, gather_samples(model, calls), (), "minmax")
+        stages = int8_stages(model, gather_samples(model, calls), (), Int8())
     folder, suffix = tmp_path / "package", f"_{precision}"
     write_rewritten(model, stages, folder, suffix=suffix, note="A test.", accuracy=())
     target, cache = make_target("tensorrt_rtx", sm=(89,)), EngineCache(tmp_path / "engines")

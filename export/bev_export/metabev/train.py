@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import logging
 import math
 import queue
 import threading
@@ -28,6 +29,8 @@ from bev_export.metabev.losses import (
 from bev_export.metabev.model import CONTEXT, GRID, MetaBev
 from bev_export.metabev.quick_look import quick_look
 from bev_export.package import ExportError
+
+log = logging.getLogger(__name__)
 
 MEASURED_STEPS = 12
 WARM_UP = 0.04
@@ -60,7 +63,7 @@ class Trainer:
         for parameter in self.model.camera_branch.encoder.frozen_parameters():
             parameter.requires_grad_(False)
         if args.start is not None:
-            self.model.load_state_dict(torch.load(args.start, weights_only=True)["ema"])
+            start_from(self.model, args.start)
         self.model.to(memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.model).eval()
         encoder = [p for p in self.model.camera_branch.encoder.parameters() if p.requires_grad]
@@ -167,6 +170,27 @@ class Trainer:
     def _write(log: Any, row: dict[str, Any]) -> None:  # noqa: ANN401
         log.write(json.dumps(row) + "\n")
         log.flush()
+
+
+def start_from(model: MetaBev, path: Path) -> None:
+    """Takes the averaged weights of a checkpoint; tensors that the network has since got, or that
+    have another shape now, stay as they were drawn, and are named in the log.
+
+    Args:
+        model: is changed.
+        path: `last.pt` of another run.
+
+    Raises:
+        ExportError: nothing in it fits.
+    """
+    given = torch.load(path, weights_only=True)["ema"]
+    own = model.state_dict()
+    fits = {name: v for name, v in given.items() if name in own and v.shape == own[name].shape}
+    if not fits:
+        raise ExportError(f"{path} holds no tensor of this network: give the last.pt of a run")
+    model.load_state_dict(fits, strict=False)
+    if drawn := sorted(set(own) - set(fits)):
+        log.warning("not in %s in this shape, so drawn anew: %s", path, ", ".join(drawn))
 
 
 def forward(

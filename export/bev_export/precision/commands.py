@@ -11,7 +11,7 @@ from typing import Any
 
 from bev_export.package import ExportError
 from bev_export.precision.accuracy import accuracy_rows, compare_accuracy
-from bev_export.precision.convert import METHODS
+from bev_export.precision.convert import METHODS, TARGETS, Int8
 from bev_export.precision.errors import Errors, measure_errors
 from bev_export.precision.frames import collect_frames
 from bev_export.precision.rewrite import (
@@ -52,6 +52,13 @@ def add_command(subparsers: Any) -> None:  # noqa: ANN401 (argparse names no pub
     int8.add_argument("--bag", type=Path, required=True, help="calibrates, and measures the error")
     int8.add_argument(
         "--method", choices=sorted(METHODS), default="minmax", help="default: %(default)s"
+    )
+    int8.add_argument(
+        "--for",
+        dest="target",
+        choices=sorted(TARGETS),
+        default="tensorrt",
+        help="who runs it: TensorRT, or ONNX Runtime on a CPU (default: %(default)s)",
     )
     int8.add_argument(
         "--max-error",
@@ -99,13 +106,13 @@ def run_int8(options: argparse.Namespace) -> str:
     model = _load(options)
     if options.max_error is not None and not options.max_error > 0:
         raise ExportError(f"--max-error {options.max_error:g}: expected a number above 0")
-    calls = _frames(model, options)
+    calls, how = _frames(model, options), Int8(options.target, options.method)
     measured = calls[HELD_OUT - 1 :: HELD_OUT] or calls
     calibrating = [call for call in calls if all(call is not other for other in measured)] or calls
     samples = gather_samples(model, calibrating)
     kept: Sequence[str] = ()
     if options.max_error is None:
-        stages = int8_stages(model, samples, options.keep, options.method)
+        stages = int8_stages(model, samples, options.keep, how)
     else:
         lines: list[str] = []
         found = search(
@@ -113,7 +120,7 @@ def run_int8(options: argparse.Namespace) -> str:
             samples,
             measured,
             keep=options.keep,
-            method=options.method,
+            how=how,
             max_error=options.max_error,
             tell=lines.append,
             error_of=lambda a, b, c: measure_errors(a, b, c, inside=False).largest,
@@ -121,8 +128,8 @@ def run_int8(options: argparse.Namespace) -> str:
         stages, kept = found.stages, found.kept
     errors = measure_errors(model, rewritten(model, stages, "_int8"), measured)
     note = (
-        f"Convolutions and matrix products in INT8 (Q/DQ, {options.method}), calibrated on "
-        f"{len(calibrating)} frames of {options.bag.name}"
+        f"Convolutions and matrix products in INT8 (Q/DQ for {how.target}, {how.method}), "
+        f"calibrated on {len(calibrating)} frames of {options.bag.name}"
         + (f"; {len(kept)} layers kept in float32" if kept else "")
         + "."
     )

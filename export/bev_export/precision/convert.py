@@ -6,6 +6,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -25,16 +26,29 @@ from bev_export.verify.compare import Array, Arrays
 
 QUANTISED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that take 8-bit integers; what lies between them stays in float32."""
-OPTIONS: Mapping[str, object] = {
-    "ActivationSymmetric": True,
-    "WeightSymmetric": True,
-    "QuantizeBias": False,
+TARGETS: Mapping[str, tuple[QuantType, Mapping[str, object]]] = {
+    "tensorrt": (QuantType.QInt8, {"ActivationSymmetric": True, "QuantizeBias": False}),
+    "cpu": (QuantType.QUInt8, {"ActivationSymmetric": False, "QuantizeBias": True}),
 }
+"""How activations are rounded for who runs it. TensorRT takes symmetric signed integers and float32
+biases. On a CPU products of unsigned activations and signed weights are fastest, and a ReLU costs
+nothing: it is where the unsigned numbers end.
+"""
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Int8:
+    """How to quantise. `target`: a key of TARGETS. `method`: a key of METHODS; how the range of an
+    activation is chosen.
+    """
+
+    target: str = "tensorrt"
+    method: str = "minmax"
 
 
 class Samples(CalibrationDataReader):  # type: ignore[misc]
@@ -133,18 +147,18 @@ def _casts_to(node: onnx.NodeProto, kind: int) -> bool:
 
 
 def to_int8(
-    graph: onnx.ModelProto, samples: Sequence[Arrays], keep: Sequence[str], method: str
+    graph: onnx.ModelProto, samples: Sequence[Arrays], keep: Sequence[str], how: Int8
 ) -> onnx.ModelProto:
     """A plain graph with QuantizeLinear and DequantizeLinear around its convolutions and products.
 
-    Symmetric signed integers for activations, and for weights a scale for each output channel:
-    what TensorRT takes. Biases stay in float32.
+    Weights are symmetric signed integers with a scale for each output channel; for the others see
+    TARGETS.
 
     Args:
         graph: its nodes have names.
         samples: what the graph reads, by name, for each calibration frame.
         keep: patterns of node names that stay in float32.
-        method: a key of METHODS; how the range of an activation is chosen.
+        how: for whom, and how ranges are chosen.
 
     Raises:
         ExportError: no samples, or the quantiser gave up.
@@ -157,6 +171,7 @@ def to_int8(
         raise ExportError("there is no calibration frame, expected at least one")
     weights = {item.name for item in graph.graph.initializer}
     names = [item.name for item in graph.graph.input if item.name not in weights]
+    activations, extra = TARGETS[how.target]
     own = onnx.ModelProto()  # the quantiser moves larger weights into a file and forgets them
     own.CopyFrom(graph)
     root = logging.getLogger()
@@ -173,10 +188,10 @@ def to_int8(
                 op_types_to_quantize=list(QUANTISED),
                 nodes_to_exclude=excluded,
                 per_channel=True,
-                activation_type=QuantType.QInt8,
+                activation_type=activations,
                 weight_type=QuantType.QInt8,
-                calibrate_method=METHODS[method],
-                extra_options=OPTIONS,
+                calibrate_method=METHODS[how.method],
+                extra_options={"WeightSymmetric": True, **extra},
             )
             coarse = onnx.load_model(path)
     except (ValueError, RuntimeError, AssertionError) as problem:

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 
 from bev_export.package import write_package
-from bev_export.precision.convert import name_nodes, to_half, to_int8
+from bev_export.precision.convert import Int8, name_nodes, to_half, to_int8
 from bev_export.precision.halves import change_stage
 from bev_export.verify.capture import Call
 from bev_export.verify.compare import Array
@@ -40,11 +40,11 @@ def half_stages(model: ModelPackage, keep: Sequence[str]) -> dict[str, bytes]:
 
 
 def int8_stages(
-    model: ModelPackage, samples: Samples, keep: Sequence[str], method: str
+    model: ModelPackage, samples: Samples, keep: Sequence[str], how: Int8
 ) -> dict[str, bytes]:
     """The stages with 8-bit integers; arguments as of `to_int8`."""
     return _changed(
-        model, lambda graph, name: to_int8(graph, samples[name.split(".")[0]], keep, method)
+        model, lambda graph, name: to_int8(graph, samples[name.split(".")[0]], keep, how)
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from bev_export.precision.convert import QUANTISED, name_nodes, to_int8
+from bev_export.precision.convert import QUANTISED, Int8, name_nodes, to_int8
 from bev_export.precision.halves import take_apart
 from bev_export.precision.rewrite import Samples, int8_stages, rewritten
 from bev_export.verify.capture import Call
@@ -43,7 +43,7 @@ class Found:
 
 
 def rank_layers(
-    model: ModelPackage, samples: Samples, keep: Sequence[str], method: str
+    model: ModelPackage, samples: Samples, keep: Sequence[str], how: Int8
 ) -> list[Layer]:
     """Every layer that can be quantised, the most harmful first.
 
@@ -51,7 +51,7 @@ def rank_layers(
         model: in float32.
         samples: of calibration; the first frame measures.
         keep: patterns of names that are not looked at.
-        method: as for `to_int8`.
+        how: as for `to_int8`.
     """
     layers = []
     for stage in model.manifest.stages:
@@ -60,7 +60,7 @@ def rank_layers(
         for piece in take_apart(graph, stage).pieces:
             sample = samples[stage.name][0]
             exact = PlainGraph(piece.graph).run(sample)
-            whole = to_int8(piece.graph, samples[stage.name], keep, method)
+            whole = to_int8(piece.graph, samples[stage.name], keep, how)
             names = [n.name for n in piece.graph.graph.node if n.op_type in QUANTISED]
             for name in names:
                 alone = only_one(whole, piece.graph, name)
@@ -157,7 +157,7 @@ def search(
     measured: Sequence[Call],
     *,
     keep: Sequence[str],
-    method: str,
+    how: Int8,
     max_error: float,
     tell: Callable[[str], None],
     error_of: Callable[[ModelPackage, ModelPackage, Sequence[Call]], float],
@@ -170,7 +170,7 @@ def search(
         samples: of calibration.
         measured: calls on which the error is measured.
         keep: patterns of node names that are kept anyway.
-        method: as for `to_int8`.
+        how: as for `to_int8`.
         max_error: of an output, root mean square in its deviations.
         tell: gets a line for each attempt.
         error_of: largest error of an output of the second package.
@@ -182,7 +182,7 @@ def search(
 
     def attempt(count: int) -> Found:
         layers = tuple(layer.name for layer in ranked[:count])
-        stages = int8_stages(model, samples, (*keep, *map(escape, layers)), method)
+        stages = int8_stages(model, samples, (*keep, *map(escape, layers)), how)
         error = error_of(model, rewritten(model, stages, SUFFIX), measured)
         tell(f"{count} layers in float32: error {error:.3g}")
         return Found(layers, error, stages)
@@ -190,7 +190,7 @@ def search(
     found = attempt(0)
     if found.error <= max_error:
         return found
-    ranked = rank_layers(model, samples, keep, method)
+    ranked = rank_layers(model, samples, keep, how)
     too_few, count = 0, 1
     while (found := attempt(count)).error > max_error:
         if count >= len(ranked):
