@@ -32,7 +32,6 @@ from bev_export.package import ExportError
 
 log = logging.getLogger(__name__)
 
-MEASURED_STEPS = 12
 WARM_UP = 0.04
 CHECKPOINT_S = 300.0
 Losses = dict[str, torch.Tensor]
