@@ -56,6 +56,7 @@ class SteppingPipeline(Protocol):
 
 
 CLOCK_JUMP_NS = 1_000_000_000
+DEAD_POSES_NS = 1_000_000_000
 NO_CALIBRATION = "no_calibration"
 
 
@@ -279,13 +280,13 @@ class Runtime:
 
     def _awaits_pose(self, report: HealthReport) -> bool:
         """Whether ego motion is known but has not reached the reference stamp yet. Poses that are
-        older than a lost sensor's samples are not waited for.
+        older by more than a second come from something that died, and are not waited for.
         """
         newest_ns = self.transforms.newest_ns(self.rig.base_frame)
         if newest_ns is None:
             return False
         behind_ns = self._reference_stamp(report) - newest_ns
-        return 0 < behind_ns <= self.rig.timing.timeout_s * 1e9
+        return 0 < behind_ns <= DEAD_POSES_NS
 
 
 def _cause(sample: Sample, reason: str, calibration: Calibration) -> str:

@@ -72,13 +72,8 @@ def write_drive(
             messages.append((time_ns, topic, message))
     ros.write_bag(folder, messages)
     if truth:
-        frames = [
-            {
-                "stamp_ns": stamp,
-                "boxes": [dense_box(x, y) for x, y in SPOTS],
-            }
-            for stamp in stamps
-        ]
+        boxes = [dense_box(x, y) for x, y in SPOTS]
+        frames = [{"stamp_ns": stamp, "boxes": boxes} for stamp in stamps]
         document = {"frame_id": "base_link", "classes": ["dense"], "frames": frames}
         (folder / "ground_truth.json").write_text(json.dumps(document))
         layers = np.random.default_rng(3).random((FRAMES, 4, 80, 80)) < 0.5

@@ -89,7 +89,7 @@ def test_a_sample_that_is_only_late_is_told_for_each_sensor_with_its_setting(cap
 
 
 @pytest.mark.parametrize(
-    ("behind_ms", "waits"), [(0, False), (50, True), (250, True), (400, False)]
+    ("behind_ms", "waits"), [(0, False), (50, True), (900, True), (1100, False)]
 )
 def test_a_pose_is_waited_for_while_poses_come_and_not_after_they_ended(behind_ms, waits):
     calibration = {
