@@ -19,6 +19,8 @@ from bev_export.verify.commands import lowest_precision
 from bev_export.verify.compare import measure_all
 from bev_export.verify.plain import PlainGraph
 from bev_export.verify.scenes import SceneSpec
+from bev_runtime.backends.engine_parts import stage_parts
+from bev_runtime.errors import ModelError
 from bev_runtime.model import load_model
 
 SHAPE = [1, 8, 12, 12]
@@ -69,6 +71,24 @@ def test_a_cpu_computes_with_integers_what_was_quantised_for_it(tmp_path, target
     assert 1e-4 < max(item.rms for item in measure_all(found, exact)) < 0.05
 
 
+@pytest.mark.parametrize(("target", "largest"), [("cpu", 64), ("tensorrt", 127)])
+def test_weights_for_a_cpu_keep_to_seven_bits_lest_sums_of_two_products_overflow(target, largest):
+    sample = {"x": np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)}
+    coarse = to_int8(network(), [sample], (), Int8(target))
+    weights = [
+        numpy_helper.to_array(item)
+        for item in coarse.graph.initializer
+        if item.data_type == TensorProto.INT8 and len(item.dims) == 4
+    ]
+    assert [np.abs(weight.astype(int)).max() for weight in weights] == [largest, largest]
+
+
+def test_calibration_prints_nothing_into_what_json_readers_read(capsys):
+    sample = {"x": np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)}
+    to_int8(network(), [sample], (), Int8("cpu", "percentile"))
+    assert capsys.readouterr().out == ""
+
+
 def test_a_package_for_a_cpu_runs_in_the_runtime(tmp_path):
     model = load_model(two_stage_package(tmp_path / "two"))
     with KeepingBackend(model, num_threads=1) as backend:
@@ -77,3 +97,5 @@ def test_a_package_for_a_cpu_runs_in_the_runtime(tmp_path):
     coarse = rewritten(model, stages, "_int8")
     assert lowest_precision(coarse) == "int8"
     assert 1e-3 < measure_errors(model, coarse, calls).largest < 0.3
+    with pytest.raises(ModelError, match="integers for CPUs, which TensorRT does not take"):
+        stage_parts(coarse, "camera_branch", with_plugin=False)

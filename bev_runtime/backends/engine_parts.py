@@ -81,12 +81,18 @@ def stage_parts(model: ModelPackage, name: str, *, with_plugin: bool) -> StagePa
         with_plugin: the engine runs the pooling node itself; otherwise the graph is cut there.
 
     Raises:
-        ModelError: unknown stage, a graph that cannot be cut, or a shape that neither the graph nor
-            the manifest tells.
+        ModelError: unknown stage, a graph that was quantised for CPUs or cannot be cut, or a shape
+            that neither the graph nor the manifest tells.
     """
     stage = model.manifest.stage(name)
     graph = model.stage_graph(name)
     assert stage is not None  # stage_graph raises for an unknown name
+    if _rounds_to_unsigned(graph.graph):
+        raise ModelError(
+            f"stage '{name}' of {model.manifest.name} is in integers for CPUs, which TensorRT "
+            "does not take: run it with --backend onnxruntime, or quantise the original anew "
+            "without --for cpu"
+        )
     pool = find_pool(graph)
     graph = fix_inputs(graph, stage, {})
     if pool is None or with_plugin:
@@ -117,6 +123,16 @@ def precision_of(graph: onnx.GraphProto) -> str:
     for node in graph.node:
         kinds |= {item.i for item in node.attribute if node.op_type == "Cast" and item.name == "to"}
     return "+".join(sorted({FLOATS[kind] for kind in kinds if kind in FLOATS})) or "none"
+
+
+def _rounds_to_unsigned(graph: onnx.GraphProto) -> bool:
+    """Whether activations are rounded to uint8; TensorRT wants int8 about zero."""
+    zeros = {
+        node.input[2] for node in graph.node if node.op_type == "QuantizeLinear" and node.input[2:]
+    }
+    return any(
+        item.name in zeros and item.data_type == TensorProto.UINT8 for item in graph.initializer
+    )
 
 
 def _part(manifest: Manifest, name: str, graph: onnx.ModelProto) -> EnginePart:
