@@ -39,7 +39,10 @@ def quiet(what: str, share: float) -> None:
     """Progress that nobody watches."""
 
 
-@pytest.mark.parametrize("name", shipped_models())
+FOR_CPUS = "metabev_tiny_int8"
+
+
+@pytest.mark.parametrize("name", sorted({*shipped_models()} - {FOR_CPUS}))
 def test_every_stage_compiles_and_the_second_start_is_ten_times_faster(
     name: str, target: Target, cache: EngineCache
 ) -> None:
@@ -234,3 +237,11 @@ def test_full_tensorrt_does_not_build_for_another_machine(
 ) -> None:
     assert main(["build", "metabev_tiny", "--backend", "tensorrt", "--sm", "89"]) == 1
     assert "leave --sm out" in capsys.readouterr().err
+
+
+def test_a_model_in_integers_for_cpus_is_refused_before_the_compiler_sees_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["build", FOR_CPUS, "--sm", "89", "--cache", str(tmp_path)]) == 1
+    assert "run it with --backend onnxruntime" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

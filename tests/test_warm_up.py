@@ -71,7 +71,7 @@ def test_a_slow_network_makes_one_step(fusion_model, monkeypatch):
     assert len(outputs) == 1
 
 
-@pytest.mark.parametrize("name", ["twinlite_ground_map", "metabev_tiny"])
+@pytest.mark.parametrize("name", ["twinlite_ground_map", "metabev_tiny", "metabev_tiny_int8"])
 def test_shipped_models_warm_up_without_a_complaint(name, monkeypatch, caplog):
     model = load_model(name)
     outputs = steps_of(monkeypatch)
