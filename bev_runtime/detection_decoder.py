@@ -114,7 +114,7 @@ class DetectionDecoder:
         out[:, 2] = terms[:, 2]
         out[:, 3:6] = np.exp(np.clip(terms[:, 3:6], -LARGEST_LOG, LARGEST_LOG))
         out[:, 6] = _yaw(terms)
-        out[:, 7:9] = terms[:, 8:10]
+        out[:, 7:9] = terms[:, 8:10] if self._spec.velocity == "network" else np.nan
         return out
 
     def _suppressed(self, boxes: Float32, labels: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bev_runtime.association import nearest_pairs
 from bev_runtime.ego_motion import EgoMotion
 from bev_runtime.instances import InstanceDecoder, trajectories
 from bev_runtime.manifest_temporal import InstanceOutput
@@ -118,13 +119,8 @@ class TrackBook:
         out = np.zeros(len(centres), np.int64)
         if len(numbers) and len(centres):
             gap = centres[:, None, 0].astype(np.float64) - expected
-            distance = np.sqrt((gap * gap).sum(axis=2))
-            for _ in range(min(distance.shape)):
-                instance, track = divmod(int(np.argmin(distance)), len(numbers))
-                if not distance[instance, track] <= MAX_MATCH_M:
-                    break
-                out[instance] = numbers[track]
-                distance[instance] = distance[:, track] = np.inf
+            found, tracks = nearest_pairs(np.sqrt((gap * gap).sum(axis=2)), MAX_MATCH_M)
+            out[found] = numbers[tracks]
         for instance in np.flatnonzero(out == 0).tolist():
             out[instance] = next(self._new)
         missed = [_without(seen, out) for seen in self._seen]

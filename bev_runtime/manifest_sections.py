@@ -221,7 +221,9 @@ class Detection(Strict):
     and height, sine and cosine of the yaw, velocity along x and y. With 12, the last two are sine
     and cosine of twice the yaw: they alone give the axis, and the first two only which end of it
     is the front. `nms_radius`: metres, one per class; of two boxes of a class whose centres are
-    nearer, the better one stays.
+    nearer, the better one stays. `velocity`: whose velocities are told: the `network`'s terms;
+    those of `tracks`, where the same box was in earlier outputs, for a network that sees one moment
+    only; or none, `unknown`.
     """
 
     kind: Literal["center_heatmap"]
@@ -231,6 +233,7 @@ class Detection(Strict):
     score_threshold: float = Field(gt=0, lt=1)
     max_detections: int = Field(ge=1, le=1000)
     nms_radius: tuple[Annotated[float, Field(ge=0, le=20)], ...]
+    velocity: Literal["network", "tracks", "unknown"] = "network"
 
     @model_validator(mode="after")
     def _same_length(self) -> Detection:

@@ -138,7 +138,7 @@ class Pipeline:
             stages = self._stages[bool(models), plan.use_lidar]
             tensors = self._infer(stages, inputs, table)
         with self._timer.stage("postprocess"):
-            decoded = self._decoder.decode(tensors, motion)
+            decoded = self._decoder.decode(tensors, motion, by_lidar=plan.use_lidar)
         if self._memory is not None:
             self._memory.keep(tensors)
         return self._output(snapshot, plan, rejected, decoded, history, motion_known=motion_known)

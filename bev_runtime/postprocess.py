@@ -14,6 +14,7 @@ from bev_runtime.errors import BackendError
 from bev_runtime.instance_tracks import InstanceFinder
 from bev_runtime.manifest import Manifest, MapOutput
 from bev_runtime.types import BevGrid, BevMap, Detections, Instances
+from bev_runtime.velocity_tracks import VelocityTracks
 from bev_runtime.volume_plane import VolumePlane
 
 
@@ -41,21 +42,27 @@ class OutputDecoder:
 
     def __init__(self, manifest: Manifest, plane: VolumePlane | None = None) -> None:
         grid, self._detection, self._map = manifest.grid.to_grid(), None, None
+        self._velocities: VelocityTracks | None = None
         self._spec, self._map_spec = manifest.detection, manifest.map
         self.observed = np.zeros(grid.shape, np.bool_)
         if manifest.detection is not None:
             self._detection = DetectionDecoder(manifest.detection, grid)
+            if manifest.detection.velocity == "tracks":
+                self._velocities = VelocityTracks()
         if manifest.map is not None:
             self._map = MapDecoder(manifest.map, grid, plane)
         spec = manifest.instances
         self._instances = None if spec is None else InstanceFinder(spec, grid)
 
-    def decode(self, tensors: Mapping[str, NDArray[Any]], motion: EgoMotion) -> Decoded:
+    def decode(
+        self, tensors: Mapping[str, NDArray[Any]], motion: EgoMotion, *, by_lidar: bool
+    ) -> Decoded:
         """Decodes what was computed; its arrays are overwritten by the next call.
 
         Args:
             tensors: outputs of the stages that were run, by name.
-            motion: the ego motion up to the output's stamp, to follow instances.
+            motion: the ego motion up to the output's stamp, to follow boxes and instances.
+            by_lidar: whether a live LiDAR was used.
 
         Raises:
             BackendError: the network produced NaN or infinity.
@@ -66,6 +73,8 @@ class OutputDecoder:
             if spec.heatmap in tensors and spec.boxes in tensors:
                 heatmap, boxes = tensors[spec.heatmap], tensors[spec.boxes]
                 detections = self._detection.decode(heatmap, boxes, self.observed)
+            if self._velocities is not None:
+                self._velocities.fill(detections, motion, by_lidar=by_lidar)
         bev_map, instances = None, None
         map_spec = self._map_spec
         if self._map is not None and map_spec is not None and map_spec.tensor in tensors:
@@ -78,7 +87,9 @@ class OutputDecoder:
         return Decoded(detections, bev_map, instances)
 
     def forget(self) -> None:
-        """Ends all tracks of instances."""
+        """Ends all tracks of boxes and instances."""
+        if self._velocities is not None:
+            self._velocities.forget()
         if self._instances is not None:
             self._instances.forget()
 

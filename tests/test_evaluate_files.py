@@ -87,6 +87,23 @@ def test_the_command_prints_a_table_or_json(tmp_path, capsys):
     assert "note: NDS is without the attribute error" in text
 
 
+def test_results_without_a_velocity_are_counted_and_said(tmp_path):
+    truth, found = random_frames(4)
+    boxes = [box for frame in found for box in frame]
+    for index, each in enumerate(boxes):
+        each["velocity"] = [0.0, 0.0] if index % 4 else None
+    paths = write(tmp_path / "r.json", found), write(tmp_path / "t.json", truth)
+    (note,) = [note for note in evaluate(*paths).notes if "have no velocity" in note]
+    share = -(-len(boxes) // 4) / len(boxes)
+    assert note == f"{share:.0%} of the results have no velocity: AVE is of the others"
+
+
+def test_a_truth_without_frames_is_an_error(tmp_path, capsys):
+    truth, results = write(tmp_path / "t.json", []), write(tmp_path / "r.json", [])
+    assert main(["evaluate", str(results), "--truth", str(truth)]) == 1
+    assert "the truth holds no frame" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

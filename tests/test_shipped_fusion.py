@@ -18,13 +18,18 @@ Table = dict[str, dict[str, dict[str, float]]]
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Table]:
-    """By model: by condition: `metrics` of the runtime and of a `naive` node."""
-    folder = tmp_path_factory.mktemp("shipped")
-    drive = folder / "drive"
+def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bag with truth."""
+    bag = tmp_path_factory.mktemp("shipped") / "drive"
     town = ["--seed", "910100", "--seconds", "3", "--rate", "2", "--scale", "0.4"]
-    assert main(["simulate", "bag", str(drive), *town]) == 0
-    return {name: study(name, drive, folder / name) for name in MODELS}
+    assert main(["simulate", "bag", str(bag), *town]) == 0
+    return bag
+
+
+@pytest.fixture(scope="module")
+def tables(drive: Path) -> dict[str, Table]:
+    """By model: by condition: `metrics` of the runtime and of a `naive` node."""
+    return {name: study(name, drive, drive.parent / name) for name in MODELS}
 
 
 def study(name: str, drive: Path, out: Path) -> Table:
@@ -43,6 +48,22 @@ def test_cars_and_the_road_are_found_with_whatever_is_left(tables, name):
     assert blind["mIoU"] > 0.7 * full["mIoU"]
     assert dark["NDS"] > 0.85 * full["NDS"]
     assert dark["mIoU"] > 0.85 * full["mIoU"]
+
+
+def test_velocities_are_told_once_they_are_known(drive, tables, tmp_path, capsys):
+    assert "mAVE" not in tables["metabev_tiny"]["full"]["metrics"]
+    out = tmp_path / "out"
+    assert main(["replay", str(drive), "--model", "metabev_tiny", "--out", str(out)]) == 0
+    outputs = [
+        json.loads(line)["boxes"] for line in (out / "detections.jsonl").read_text().splitlines()
+    ]
+    assert not any(box["vx"] is not None for box in outputs[0])
+    known = [box["vx"] is not None for box in outputs[-1] if box["score"] > 0.5]
+    assert sum(known) > 0.5 * len(known) > 2
+    capsys.readouterr()
+    assert main(["evaluate", str(out), "--truth", str(drive), "--json"]) == 0
+    classes = json.loads(capsys.readouterr().out)["detection"]["classes"]
+    assert classes["car"]["AVE"] < 1.5, "standing still would be off by several"
 
 
 @pytest.mark.parametrize("name", MODELS)

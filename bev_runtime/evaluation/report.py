@@ -141,6 +141,8 @@ def _evaluate_boxes(
     boxes: BoxSet, truth: BoxSet, options: Options, notes: list[str]
 ) -> tuple[Matching, DetectionMetrics]:
     classes = options.classes or truth.classes
+    if not len(truth.stamps_ns):
+        raise EvaluationError("the truth holds no frame, so nothing can be right or wrong")
     if not classes:
         raise EvaluationError("the truth holds no box and names no class: give --classes")
     matching = match_stamps(boxes.stamps_ns, truth.stamps_ns, options.max_age_s)
@@ -163,6 +165,8 @@ def _evaluate_boxes(
         classes=classes,
         ranges=class_ranges(classes, options.ranges),
     )
+    if "AVE" in found.measured:
+        _note_velocities(boxes, classes, matching, notes)
     absent = [name for name, metrics in found.classes.items() if not metrics.num_truth]
     if absent:
         notes.append(
@@ -177,6 +181,16 @@ def _evaluate_boxes(
         f"{', '.join(f'm{name}' for name in found.measured)}) / {5 + len(found.measured)}"
     )
     return matching, found
+
+
+def _note_velocities(
+    boxes: BoxSet, classes: Sequence[str], matching: Matching, notes: list[str]
+) -> None:
+    judged = [i for i, name in enumerate(boxes.names) if name in classes]
+    compared = np.isin(boxes.labels, judged) & (matching.frame_of_result[boxes.frame] >= 0)
+    unknown = np.isnan(boxes.boxes[compared, 7:9]).any(axis=1)
+    if unknown.any():
+        notes.append(f"{unknown.mean():.0%} of the results have no velocity: AVE is of the others")
 
 
 def _kept_truth(truth: BoxSet, matching: Matching) -> BoxSet:

@@ -88,7 +88,7 @@ class NaiveRunner:
             inputs |= self._pillars(self._lidar_inputs, scene, calibration, motion)
         self._decoder.observed.fill(True)
         tensors = self._backend.infer(self._stages, inputs, table)
-        decoded = self._decoder.decode(tensors, motion)
+        decoded = self._decoder.decode(tensors, motion, by_lidar=self._lidar_inputs is not None)
         return decoded.detections, decoded.map
 
     def _frames(self, moment: Moment, scene: Scene) -> Mapping[str, CameraFrame]:

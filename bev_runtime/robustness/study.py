@@ -40,8 +40,21 @@ class Row:
     naive: Mapping[str, float]
 
 
+def of_one_moment(manifest: Manifest) -> Manifest:
+    """The model without velocities that come of following boxes from output to output."""
+    spec = manifest.detection
+    if spec is None or spec.velocity != "tracks":
+        return manifest
+    return manifest.model_copy(
+        update={"detection": spec.model_copy(update={"velocity": "unknown"})}
+    )
+
+
 class Study:
     """The table in the making.
+
+    Conditions are measured moment by moment, so velocities of tracks are not measured and count
+    nothing in NDS.
 
     Args:
         manifest: of the model.
@@ -62,7 +75,7 @@ class Study:
         seed: int = 0,
         chosen: Sequence[str] | None = None,
     ) -> None:
-        self.manifest, self.backend, self.seed = manifest, backend, seed
+        self.manifest, self.backend, self.seed = of_one_moment(manifest), backend, seed
         if manifest.temporal is not None:
             raise ConfigError(
                 f"model '{manifest.name}' remembers the past, expected one that makes each output "
@@ -149,14 +162,16 @@ class Study:
             absent = [name for name in known if name not in there]
             if absent:
                 self.notes.append(f"without a true box, so not in the means: {', '.join(absent)}")
-        return [
-            Row(
-                name,
-                self._meter(name).metrics(truth, classes),
-                self._meter(name + NAIVE).metrics(truth, classes),
-            )
-            for name in self.conditions
-        ]
+        spec = self.manifest.detection
+        unmeasured = {"mAVE"} if spec is not None and spec.velocity == "unknown" else set[str]()
+        if unmeasured and truth is not None:
+            self.notes.append("velocities need more than one moment: mAVE is not measured")
+
+        def figures(name: str) -> dict[str, float]:
+            found = self._meter(name).metrics(truth, classes)
+            return {key: value for key, value in found.items() if key not in unmeasured}
+
+        return [Row(name, figures(name), figures(name + NAIVE)) for name in self.conditions]
 
     def _scenes(self, moment: Moment) -> list[tuple[Scene, list[str]]]:
         """What is left of a moment, and the conditions under which just that is left."""

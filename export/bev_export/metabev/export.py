@@ -292,5 +292,6 @@ def make_manifest() -> dict[str, Any]:
             "score_threshold": SCORE_THRESHOLD,
             "max_detections": MAX_DETECTIONS,
             "nms_radius": list(NMS_RADIUS_M),
+            "velocity": "tracks",
         },
     }
