@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from fusion_model import fusion_manifest, write_fusion_model
 from hypothesis import given
 from hypothesis import strategies as st
 from test_detection_decoder import EVERYWHERE, GRID, empty, spec
@@ -14,6 +15,8 @@ from test_instance_tracks import SECOND, motion_at
 from bev_runtime.association import nearest_pairs
 from bev_runtime.detection_decoder import DetectionDecoder
 from bev_runtime.geometry import rigid, rotation_from_euler
+from bev_runtime.model import load_model
+from bev_runtime.postprocess import OutputDecoder
 from bev_runtime.types import Detections
 from bev_runtime.velocity_tracks import MAX_TRACKS, VelocityTracks, turn_forwards
 
@@ -176,6 +179,28 @@ def test_the_manifest_says_whose_velocities_are_told(velocity, told):
     decoder = DetectionDecoder(spec(velocity=velocity), GRID)
     boxes = decoder.decode(heatmap, terms, EVERYWHERE).boxes
     assert boxes[0, 7:9] == pytest.approx([told, told], nan_ok=True)
+
+
+def test_a_decoder_that_forgets_follows_anew(tmp_path):
+    detection = {**fusion_manifest()["detection"], "velocity": "tracks"}
+    manifest = load_model(write_fusion_model(tmp_path / "m", detection=detection)).manifest
+    decoder = OutputDecoder(manifest)
+    decoder.observed.fill(True)
+    rows, columns = manifest.grid.to_grid().shape
+    heatmap = np.full((1, 3, rows, columns), -9.0, np.float32)
+    heatmap[0, 0, rows // 2, columns // 2] = 5.0
+    tensors = {"heatmap": heatmap, "boxes": np.zeros((1, 10, rows, columns), np.float32)}
+    still = {s: np.eye(4) for s in range(0, 10 * SECOND, STEP)}
+
+    def speed(index):
+        motion = motion_at(SECOND + index * STEP, still)
+        return decoder.decode(tensors, motion, by_lidar=True).detections.boxes[0, 7]
+
+    said = [speed(index) for index in range(8)]
+    assert np.isnan(said[0])
+    assert said[-1] == pytest.approx(0, abs=1e-3)
+    decoder.forget()
+    assert np.isnan(speed(8))
 
 
 @given(st.integers(0, 6), st.integers(0, 6), st.integers(0, 2**32 - 1))
