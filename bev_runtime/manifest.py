@@ -159,6 +159,8 @@ class Manifest(Strict):
             )
         if (self.cameras is None) != (self.view_transform is None):
             raise ValueError("'cameras' and 'view_transform' belong together: give both or neither")
+        if self.detection is not None:
+            self.detection.check_sensors(lidar=self.lidar is not None)
         for branch, section in zip(BRANCHES, (self.cameras, self.lidar), strict=True):
             key = "cameras" if branch == "camera_branch" else "lidar"
             if section is None and self.stage(branch) is not None:

@@ -223,7 +223,7 @@ class Detection(Strict):
     is the front. `nms_radius`: metres, one per class; of two boxes of a class whose centres are
     nearer, the better one stays. `velocity`: whose velocities are told: the `network`'s terms;
     those of `tracks`, where the same box was in earlier outputs, for a network that sees one moment
-    only; or none, `unknown`.
+    only; or none, `unknown`. Boxes are followed only while a LiDAR finds them.
     """
 
     kind: Literal["center_heatmap"]
@@ -243,6 +243,14 @@ class Detection(Strict):
                 "per class"
             )
         return self
+
+    def check_sensors(self, *, lidar: bool) -> None:
+        """Raises a ValueError if boxes shall be followed that no LiDAR finds."""
+        if self.velocity == "tracks" and not lidar:
+            raise ValueError(
+                "detection.velocity is 'tracks' but the model takes no LiDAR: boxes that cameras "
+                "alone find are not followed, give 'network' or 'unknown'"
+            )
 
 
 class Accuracy(Strict):

@@ -73,8 +73,10 @@ class OutputDecoder:
             if spec.heatmap in tensors and spec.boxes in tensors:
                 heatmap, boxes = tensors[spec.heatmap], tensors[spec.boxes]
                 detections = self._detection.decode(heatmap, boxes, self.observed)
-            if self._velocities is not None:
-                self._velocities.fill(detections, motion, by_lidar=by_lidar)
+            if self._velocities is not None and by_lidar:
+                self._velocities.fill(detections, motion)
+            elif self._velocities is not None:
+                self._velocities.forget()
         bev_map, instances = None, None
         map_spec = self._map_spec
         if self._map is not None and map_spec is not None and map_spec.tensor in tensors:

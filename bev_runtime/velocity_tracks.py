@@ -2,12 +2,13 @@
 
 One moment does not show how fast a thing moves. Boxes are followed from output to output, moved by
 the ego motion in between, each by a Kalman filter of constant velocity. A box whose velocity is not
-yet known well has none: NaN, never a zero that looks measured.
+yet known well has none: NaN, never a zero that looks measured. Without a LiDAR distances wander
+more than things move, so then nothing is followed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +18,19 @@ from bev_runtime.ego_motion import EgoMotion
 from bev_runtime.types import Detections
 
 Float64 = NDArray[np.float64]
-CENTRE_M, CENTRE_BY_CAMERAS_M = 0.3, 1.0
-"""Standard deviations of a box's centre along one axis, from one output to the next, with a live
-LiDAR and without.
-"""
+CENTRE_M = 0.3
+"""Standard deviation along one axis of the centre of a box that was found with a LiDAR."""
 FIRST_SPEED_M_S = 8.0
 """Standard deviation of the velocity along one axis of a box that is seen for the first time."""
 ACCELERATION_M_S2 = 2.0
-KNOWN_M_S = 1.0
-"""A velocity is told once its standard deviation along one axis is below this."""
+KNOWN_M_S, KNOWN_AFTER = 1.0, 5
+"""A velocity is told once its standard deviation along one axis is below this, and its box was seen
+so often: a row of parked cars that are found by turns can look like one that drives.
+"""
+STRAY = 1.0
+"""It is not told while the box strays further than this from where it was expected: a running mean
+of squares, in standard deviations along one axis. Whoever takes one car for the next strays.
+"""
 GATE = 3.0
 """Standard deviations between where a box is and where it was expected."""
 REACH_M = 1.0
@@ -40,7 +45,8 @@ MAX_TRACKS = 1000
 class _Tracks:
     """All float64 or int64 [m]-arrays: `states` [m, 4] x y vx vy in base_link at `stamp_ns`;
     `variances` [m, 3] of position, of position and velocity together, of velocity, alike along
-    both axes; `labels`, and `seen_ns` and `times_seen`, when last and how often.
+    both axes; `labels`; `seen_ns` and `times_seen`, when last and how often;
+    `strayed`, see `STRAY`.
     """
 
     stamp_ns: int
@@ -49,20 +55,20 @@ class _Tracks:
     labels: NDArray[np.int64]
     seen_ns: NDArray[np.int64]
     times_seen: NDArray[np.int64]
+    strayed: Float64
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @classmethod
-    def begin(
-        cls, centres: Float64, labels: NDArray[np.int64], now_ns: int, centre_m: float
-    ) -> _Tracks:
+    def begin(cls, centres: Float64, labels: NDArray[np.int64], now_ns: int) -> _Tracks:
         """Of boxes that are seen for the first time, at float64 [m, 2]."""
         count = len(labels)
         states = np.concatenate([centres, np.zeros((count, 2))], axis=1)
-        variances = np.tile([centre_m**2, 0.0, FIRST_SPEED_M_S**2], (count, 1))
+        variances = np.tile([CENTRE_M**2, 0.0, FIRST_SPEED_M_S**2], (count, 1))
         seen = np.full(count, now_ns, np.int64)
-        return cls(now_ns, states, variances, labels, seen, np.ones(count, np.int64))
+        times = np.ones(count, np.int64)
+        return cls(now_ns, states, variances, labels, seen, times, np.ones(count))
 
     def at(self, pose: Float64, now_ns: int) -> _Tracks:
         """Where the boxes are expected at `now_ns`; `pose` float64 [4, 4] is base_link then from
@@ -82,19 +88,26 @@ class _Tracks:
             axis=1,
         )
         states = np.concatenate([place, velocity], axis=1)
-        return _Tracks(now_ns, states, variances, self.labels, self.seen_ns, self.times_seen)
+        return replace(self, stamp_ns=now_ns, states=states, variances=variances)
 
-    def corrected(self, centres: Float64, now_ns: int, centre_m: float) -> _Tracks:
+    def corrected(self, centres: Float64, now_ns: int) -> _Tracks:
         """After every one was seen at float64 [m, 2]."""
         pp, pv, vv = self.variances.T
-        of_place, of_speed = pp / (pp + centre_m**2), pv / (pp + centre_m**2)
+        of_place, of_speed = pp / (pp + CENTRE_M**2), pv / (pp + CENTRE_M**2)
         off = centres - self.states[:, :2]
         states = self.states + np.concatenate(
             [of_place[:, None] * off, of_speed[:, None] * off], axis=1
         )
         variances = np.stack([(1 - of_place) * pp, (1 - of_place) * pv, vv - of_speed * pv], axis=1)
-        seen = np.full(len(self), now_ns, np.int64)
-        return _Tracks(now_ns, states, variances, self.labels, seen, self.times_seen + 1)
+        stray = (off * off).sum(axis=1) / 2 / (pp + CENTRE_M**2)
+        return replace(
+            self,
+            states=states,
+            variances=variances,
+            seen_ns=np.full(len(self), now_ns, np.int64),
+            times_seen=self.times_seen + 1,
+            strayed=(self.strayed + stray) / 2,
+        )
 
     def chosen(self, which: NDArray[np.intp] | NDArray[np.bool_]) -> _Tracks:
         """Some of them."""
@@ -105,6 +118,7 @@ class _Tracks:
             self.labels[which],
             self.seen_ns[which],
             self.times_seen[which],
+            self.strayed[which],
         )
 
     def joined(self, *more: _Tracks) -> _Tracks:
@@ -117,6 +131,7 @@ class _Tracks:
             np.concatenate([part.labels for part in parts]),
             np.concatenate([part.seen_ns for part in parts]),
             np.concatenate([part.times_seen for part in parts]),
+            np.concatenate([part.strayed for part in parts]),
         )
 
 
@@ -126,30 +141,28 @@ class VelocityTracks:
     def __init__(self) -> None:
         self._tracks: _Tracks | None = None
 
-    def fill(self, found: Detections, motion: EgoMotion, *, by_lidar: bool) -> None:
+    def fill(self, found: Detections, motion: EgoMotion) -> None:
         """Overwrites the velocities of one output, over ground along base_link, in place; NaN for
         boxes that were not followed for long enough. The front of a box that moves fast is the end
         that is ahead: its yaw is turned round where it said otherwise.
 
         Args:
-            found: of the output.
+            found: of the output, whose centres a LiDAR has measured.
             motion: the ego motion up to it. Where it is unknown since the last output, or the clock
                 went back, everything is followed anew.
-            by_lidar: whether the boxes were found with a live LiDAR.
         """
         centres, labels = found.boxes[:, :2].astype(np.float64), found.labels.astype(np.int64)
-        centre_m = CENTRE_M if by_lidar else CENTRE_BY_CAMERAS_M
         now_ns = motion.reference_ns
         expected = self._expected(motion)
         gap = np.hypot(*(centres[:, None, axis] - expected.states[:, axis] for axis in (0, 1)))
         gap[labels[:, None] != expected.labels] = np.inf
         gap[gap > (found.boxes[:, 3] + REACH_M)[:, None]] = np.inf
-        spread = np.sqrt(expected.variances[:, 0] + centre_m**2)
+        spread = np.sqrt(expected.variances[:, 0] + CENTRE_M**2)
         rows, columns = nearest_pairs(gap / spread, GATE)
-        again = expected.chosen(columns).corrected(centres[rows], now_ns, centre_m)
+        again = expected.chosen(columns).corrected(centres[rows], now_ns)
         new = np.ones(len(labels), np.bool_)
         new[rows] = False
-        begun = _Tracks.begin(centres[new], labels[new], now_ns, centre_m)
+        begun = _Tracks.begin(centres[new], labels[new], now_ns)
         missed = np.ones(len(expected), np.bool_)
         missed[columns] = False
         # What was seen once and not again was hardly there.
@@ -159,6 +172,8 @@ class VelocityTracks:
         self._tracks = tracks.chosen(np.arange(min(len(tracks), MAX_TRACKS)))
         found.boxes[:, 7:9] = np.nan
         known = again.variances[:, 2] <= KNOWN_M_S**2
+        known &= again.strayed <= STRAY
+        known &= again.times_seen >= KNOWN_AFTER
         found.boxes[rows[known], 7:9] = again.states[known, 2:]
         turn_forwards(found.boxes)
 
@@ -173,7 +188,7 @@ class VelocityTracks:
             pose = motion.ref_from_ego(tracks.stamp_ns)
             if pose is not None:
                 return tracks.at(pose, now_ns)
-        return _Tracks.begin(np.empty((0, 2)), np.empty(0, np.int64), now_ns, CENTRE_M)
+        return _Tracks.begin(np.empty((0, 2)), np.empty(0, np.int64), now_ns)
 
 
 def turn_forwards(boxes: NDArray[np.float32]) -> None:

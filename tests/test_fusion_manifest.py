@@ -49,6 +49,10 @@ def changed(section: str, **change: Any) -> Change:
             changed("detection", classes=["a", "b"], nms_radius=[1.0] * 2),
             ["'heatmap'", "[1, 2, 80, 80]"],
         ),
+        (
+            {"lidar": None, "drop": ("lidar_branch",), **changed("detection", velocity="tracks")},
+            ["'tracks' but the model takes no LiDAR"],
+        ),
         (changed("detection", score_threshold=0.0), ["detection.score_threshold"]),
         (changed("detection", max_detections=100_000), ["detection.max_detections"]),
         (changed("map", tensor="maps"), ["map tensor 'maps' is no output"]),
