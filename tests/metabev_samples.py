@@ -34,12 +34,12 @@ def make_sample(rng: np.random.Generator) -> dict[str, np.ndarray]:
     points[:, :3] = np.concatenate([on_boxes, ground])
     points[:, 3] = rng.uniform(0, 255, len(points))
     points[:, 4] = rng.integers(0, 32, len(points))
-    depth = np.zeros((NUM_CAMERAS, 16, 44)) + np.linspace(45, 3, 16)[:, None]
+    depth = np.zeros((NUM_CAMERAS, 24, 66)) + np.linspace(45, 3, 24)[:, None]
     intrinsics = np.tile(
-        np.array([[270.0, 0, 170.0], [0, 270.0, 40.0], [0, 0, 1]]), (NUM_CAMERAS, 1, 1)
+        np.array([[405.0, 0, 255.0], [0, 405.0, 60.0], [0, 0, 1]]), (NUM_CAMERAS, 1, 1)
     )
     return {
-        "images": rng.integers(0, 256, (NUM_CAMERAS, 128, 352, 3), np.uint8),
+        "images": rng.integers(0, 256, (NUM_CAMERAS, 192, 528, 3), np.uint8),
         "intrinsics": intrinsics,
         "ego_from_camera": np.stack([camera_pose(yaw) for yaw in (0.0, 2.0, -1.9)]),
         "depth": depth.astype(np.float16),
@@ -59,5 +59,5 @@ def camera_pose(yaw: float) -> np.ndarray:
     cos, sin = np.cos(yaw), np.sin(yaw)
     pose = np.eye(4)
     pose[:3, 0], pose[:3, 1], pose[:3, 2] = (sin, -cos, 0), (0, 0, -1), (cos, sin, 0)
-    pose[:3, 3] = (1.2 * cos, 0.4 * sin, 1.6)
+    pose[:3, 3] = (1.25 * cos, 0.4 * sin, 1.6)  # no depth of 1 m steps is a border of cells
     return pose

@@ -20,7 +20,7 @@ export = pytest.importorskip("bev_export.metabev.export")
 spec = pytest.importorskip("bev_export.metabev.model")
 
 TOLERANCE = 1e-4
-LENS = np.array([[34.0, 0, 21.0], [0, 34.0, 5.0], [0, 0, 1]])
+LENS = np.array([[51.0, 0, 31.5], [0, 51.0, 7.5], [0, 0, 1]])
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,9 @@ def table():
     """The pooling table of two cameras."""
     depths = spec.DEPTH_MIN + spec.DEPTH_STEP * np.arange(spec.DEPTH_BINS)
     grid = BevGrid(-51.2, 51.2, -51.2, 51.2, 0.8)
-    splatter = LiftSplatter(grid, depths, (-3.0, 6.0), (44, 16), 6)
+    splatter = LiftSplatter(grid, depths, (-3.0, 6.0), (66, 24), 6)
     poses = [camera_pose(0.0), camera_pose(2.0)]
-    cameras = [make_camera(LENS, make_distortion("none", [0.0]), (44, 16), p) for p in poses]
+    cameras = [make_camera(LENS, make_distortion("none", [0.0]), (66, 24), p) for p in poses]
     made = splatter.make_table()
     splatter.build(cameras, poses, made)
     return made
@@ -41,8 +41,8 @@ def draw(seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     pillars = rng.random((1, 16, 256, 256), np.float32) * (rng.random((1, 1, 256, 256)) < 0.2)
     return {
-        "images": rng.uniform(-1, 1, (2, 3, 128, 352)).astype(np.float32),
-        "geometry": rng.uniform(0, 1, (2, 4, 16, 44)).astype(np.float32),
+        "images": rng.uniform(-1, 1, (2, 3, 192, 528)).astype(np.float32),
+        "geometry": rng.uniform(0, 1, (2, 4, 24, 66)).astype(np.float32),
         "pillars": pillars.astype(np.float32),
     }
 

@@ -5,19 +5,24 @@ import math
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from metabev_samples import NUM_CAMERAS, write_samples
 
 from bev_export.__main__ import main
 from bev_export.package import ExportError
+from bev_runtime.model import load_model
 
 MISSING = "the extra 'train' (torch, numba) is not installed"
 torch = pytest.importorskip("torch", reason=MISSING)
 pytest.importorskip("numba", reason=MISSING)
 data = pytest.importorskip("bev_export.metabev.data")
+export = pytest.importorskip("bev_export.metabev.export")
 pool = pytest.importorskip("bev_export.metabev.pool")
 spec = pytest.importorskip("bev_export.metabev.model")
 train = pytest.importorskip("bev_export.metabev.train")
+from_package = pytest.importorskip("bev_export.metabev.from_package")
 
 PLAIN = data.Switches(0.0, 0.0, 0.0, 0.0, turn=False)
 
@@ -89,7 +94,7 @@ def test_a_mirrored_camera_sees_the_mirrored_point_in_the_flipped_column(samples
     before = intrinsics @ (np.linalg.inv(pose) @ point)[:3]
     after = flipped @ (np.linalg.inv(flipped_pose) @ mirrored_point)[:3]
     assert after[2] == pytest.approx(before[2])
-    assert after[0] / after[2] == pytest.approx(351 - before[0] / before[2])
+    assert after[0] / after[2] == pytest.approx(data.IMAGE_WIDTH - 1 - before[0] / before[2])
     assert after[1] / after[2] == pytest.approx(before[1] / before[2])
 
 
@@ -148,8 +153,9 @@ def test_the_pooling_and_its_gradient_equal_a_plain_sum_in_float64(samples) -> N
     table = batch.table
     rng = torch.Generator().manual_seed(0)
     cameras = 2 * NUM_CAMERAS
-    depth = torch.rand(cameras, spec.DEPTH_BINS, 16, 44, generator=rng).requires_grad_()
-    feat = torch.randn(cameras, 16, 44, 8, generator=rng).requires_grad_()
+    columns, rows = data.FEATURE_SIZE
+    depth = torch.rand(cameras, spec.DEPTH_BINS, rows, columns, generator=rng).requires_grad_()
+    feat = torch.randn(cameras, rows, columns, 8, generator=rng).requires_grad_()
     out = pool.BevPool.apply(depth, feat, *table, (256, 128), batch.groups.numpy())
     weight = torch.randn(out.shape, generator=rng)
     (out * weight).sum().backward()
@@ -211,3 +217,53 @@ def test_weights_of_another_shape_are_drawn_anew_and_named(tmp_path, caplog) -> 
     torch.save({"ema": {"other": torch.zeros(1)}}, tmp_path / "other.pt")
     with pytest.raises(ExportError, match="no tensor of this network"):
         train.start_from(begun, tmp_path / "other.pt")
+
+
+def test_training_begins_with_what_a_package_computes(samples) -> None:
+    package = load_model("metabev_tiny")
+    begun = spec.MetaBev()
+    batch = data.collate([make(path) for path in samples])
+    from_package.start_from_package(begun, package, [batch])
+    begun.eval()
+    for name in ("lidar_branch", "head"):
+        session = ort.InferenceSession(package.stage_graph(name).SerializeToString())
+        inputs = export.example_inputs(name)
+        with torch.no_grad():
+            said = getattr(begun, name)(*map(torch.from_numpy, inputs.values()))
+        for ours, theirs in zip(
+            said if isinstance(said, tuple) else (said,), session.run(None, inputs), strict=True
+        ):
+            assert np.abs(ours.numpy() - theirs).max() < 1e-4 * np.abs(theirs).max()
+    # Each norm knows its input's statistics: a training step on the same batch sees no other net.
+    norms = [m for m in begun.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert all(float(norm.running_var.max()) != 1 - norm.eps for norm in norms)
+    with torch.no_grad():
+        plain = train.forward(begun, batch)[0]
+        begun.train()
+        trained = train.forward(begun, batch)[0]
+    assert float((plain - trained).abs().mean()) < 0.02 * float(plain.std())
+
+
+def test_the_camera_branch_of_a_package_comes_back_weight_by_weight(samples) -> None:
+    package = load_model("metabev_tiny")
+    begun = spec.MetaBev()
+    from_package.start_from_package(begun, package, [data.collate([make(samples[0])])])
+    stored = export.make_stages(begun)["camera_branch"]
+    ours, theirs = onnx.load_from_string(stored), package.stage_graph("camera_branch")
+    for a, b in zip(_conv_weights(ours), _conv_weights(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def _conv_weights(model):
+    values = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    return [values[n] for node in model.graph.node if node.op_type == "Conv" for n in node.input[1:]]
+
+
+def test_a_package_of_another_network_is_no_start_for_training(samples) -> None:
+    batches = [data.collate([make(samples[0])])]
+    with pytest.raises(ExportError, match="53 convolutions, this network 29"):
+        from_package.start_from_package(
+            spec.MetaBev(), load_model("twinlite_ground_map"), batches
+        )
+    with pytest.raises(ExportError, match="a package in float32"):
+        from_package.start_from_package(spec.MetaBev(), load_model("metabev_tiny_int8"), batches)

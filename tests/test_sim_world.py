@@ -131,7 +131,7 @@ def test_lidar_points_and_the_cameras_depth_are_the_same_world(sample):
 
 
 def test_a_sample_has_what_training_expects(sample, tmp_path):
-    assert sample["images"].shape == (6, 128, 352, 3)
+    assert sample["images"].shape == (6, 192, 528, 3)
     assert sample["images"].dtype == np.uint8
     assert sample["images"].std() > 15
     assert sample["points"].shape[1] == 5

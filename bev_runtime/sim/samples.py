@@ -30,7 +30,7 @@ from bev_runtime.types import BevGrid, CameraModel
 Arrays = dict[str, NDArray[Any]]
 MODEL_GRID = BevGrid(-51.2, 51.2, -51.2, 51.2, 0.8)
 WIDE_GRID = BevGrid(-72.0, 72.0, -72.0, 72.0, 0.4)
-NETWORK_IMAGE = ImageInput(width=352, height=128, fit="cover")
+NETWORK_IMAGE = ImageInput(width=528, height=192, fit="cover")
 FEATURE_STRIDE = 8
 EGO_LENGTH_M = 4.5
 MARGIN_M = 55.0

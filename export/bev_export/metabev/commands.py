@@ -24,7 +24,12 @@ def add_command(subparsers: Any) -> None:  # noqa: ANN401 (argparse names no pub
     parser.add_argument("--minutes", type=float, default=100.0, help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=4, help="default: %(default)s")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
-    parser.add_argument("--start", type=Path, help="a checkpoint whose weights to begin with")
+    parser.add_argument(
+        "--start",
+        metavar="FROM",
+        help="weights to begin with: last.pt of a run, a package's folder, or the name of a shipped "
+        "model",
+    )
     parser.add_argument("--look-every", type=float, default=15.0, help="minutes between looks")
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=_train)

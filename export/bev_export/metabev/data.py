@@ -25,7 +25,7 @@ from bev_runtime.pillars import PillarEncoder
 from bev_runtime.types import BevGrid
 from bev_runtime.view_transform import LiftSplatter
 
-IMAGE_HEIGHT, IMAGE_WIDTH, STRIDE = 128, 352, 8
+IMAGE_HEIGHT, IMAGE_WIDTH, STRIDE = 192, 528, 8
 FEATURE_SIZE = (IMAGE_WIDTH // STRIDE, IMAGE_HEIGHT // STRIDE)
 MODEL_GRID = BevGrid(-51.2, 51.2, -51.2, 51.2, 0.8)
 PILLAR_GRID = BevGrid(-51.2, 51.2, -51.2, 51.2, 0.4)
@@ -48,9 +48,9 @@ class Switches:
     `corrupt`: scale of all probabilities in `augment`. `turn`: whether the world is turned.
     """
 
-    no_lidar: float = 0.4
-    no_cameras: float = 0.25
-    lost_views: float = 0.6
+    no_lidar: float = 0.47
+    no_cameras: float = 0.2
+    lost_views: float = 0.5
     corrupt: float = 1.0
     turn: bool = True
 
@@ -59,8 +59,8 @@ class Switches:
 class Example:
     """One sample as the network takes it; without cameras the camera arrays have length 0.
 
-    `images` float32 [N, 3, 128, 352], `geometry` float32 [N, 4, 16, 44], `depth` float32
-    [N, 16, 44] metres (0 unknown), `ranks` the five arrays of the table, `pillars` float32
+    `images` float32 [N, 3, 192, 528], `geometry` float32 [N, 4, 24, 66], `depth` float32
+    [N, 24, 66] metres (0 unknown), `ranks` the five arrays of the table, `pillars` float32
     [16, 256, 256], masks float32 [1, 128, 128].
     """
 

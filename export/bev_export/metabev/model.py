@@ -73,8 +73,8 @@ class CameraBranch(nn.Module):
     def pixels(
         self, images: torch.Tensor, geometry: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """[N, 3, 128, 352] and [N, 4, 16, 44] to depth logits [N, D, 16, 44] and features
-        [N, 16, 44, C].
+        """[N, 3, 192, 528] and [N, 4, 24, 66] to depth logits [N, D, 24, 66] and features
+        [N, 24, 66, C].
         """
         eighth, sixteenth = self.encoder(images)
         up = nn.functional.interpolate(self.deep(sixteenth), scale_factor=2.0, mode="nearest")

@@ -10,7 +10,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from rich.progress import Progress
 
 from bev_export.metabev.data import Batch, ExampleMaker, Switches, collate
+from bev_export.metabev.from_package import start_from_package
 from bev_export.metabev.losses import (
     WEIGHTS,
     depth_loss,
@@ -29,24 +30,26 @@ from bev_export.metabev.losses import (
 from bev_export.metabev.model import CONTEXT, GRID, MetaBev
 from bev_export.metabev.quick_look import quick_look
 from bev_export.package import ExportError
+from bev_runtime.model import load_model
 
 log = logging.getLogger(__name__)
 
 WARM_UP = 0.04
+ENCODER_RATE = 0.3
+"""Of the rate of the rest: the encoder was trained before, on pictures of another size."""
 CHECKPOINT_S = 300.0
 Losses = dict[str, torch.Tensor]
 
 
 def run(args: argparse.Namespace) -> str:
     """Trains until the time is up; goes on from OUT/last.pt if that is there."""
-    files = sorted(args.samples.glob("*.npz"))
-    if not files:
+    if next(args.samples.glob("*.npz"), None) is None:
         raise ExportError(
             f"{args.samples} holds no .npz: make some with bev-runtime simulate samples"
         )
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(args, files)
+    trainer = Trainer(args)
     trainer.train()
     return f"wrote {args.out / 'last.pt'} after {trainer.step} steps"
 
@@ -54,22 +57,22 @@ def run(args: argparse.Namespace) -> str:
 class Trainer:
     """Model, optimiser, schedule and log of one run."""
 
-    def __init__(self, args: argparse.Namespace, files: list[Path]) -> None:
-        self._args, self._files = args, files
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
         self.model = MetaBev()
         if args.encoder is not None:
             self.model.camera_branch.encoder.load_onnx(args.encoder)
         for parameter in self.model.camera_branch.encoder.frozen_parameters():
             parameter.requires_grad_(False)
-        if args.start is not None:
-            start_from(self.model, args.start)
+        if args.start is not None and not (args.out / "last.pt").exists():
+            self._start(args.start)
         self.model.to(memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.model).eval()
         encoder = [p for p in self.model.camera_branch.encoder.parameters() if p.requires_grad]
         known = {id(p) for p in self.model.camera_branch.encoder.parameters()}
         others = [p for p in self.model.parameters() if id(p) not in known]
         self.optimiser = torch.optim.AdamW(
-            [{"params": others, "scale": 1.0}, {"params": encoder, "scale": 0.15}],
+            [{"params": others, "scale": 1.0}, {"params": encoder, "scale": ENCODER_RATE}],
             lr=args.rate,
             weight_decay=0.01,
         )
@@ -78,12 +81,23 @@ class Trainer:
         if self._last.exists():
             self._resume()
 
+    def _start(self, start: str) -> None:
+        if Path(start).is_file():
+            start_from(self.model, Path(start))
+            return
+        batches = prefetched(self._samples, self._args.batch, self._args.seed)
+        start_from_package(self.model, load_model(start), batches)
+
+    def _samples(self) -> list[Path]:
+        """The samples that are there now: a simulator may still be making more."""
+        return sorted(self._args.samples.glob("*.npz"))
+
     def train(self) -> None:
         """Runs for the minutes that are left."""
         args, started = self._args, time.monotonic()
         log = (args.out / "log.jsonl").open("a", encoding="utf-8")
         seed = args.seed + 1000 * self.step
-        batches = prefetched(self._files, args.batch, seed)
+        batches = prefetched(self._samples, args.batch, seed)
         budget, before = args.minutes * 60, self.used_s
         sums: dict[str, float] = {}
         saved = looked = started
@@ -228,14 +242,24 @@ def batch_losses(model: MetaBev, batch: Batch) -> Losses:
     return losses
 
 
-def prefetched(files: list[Path], size: int, seed: int, threads: int = 1) -> Iterator[Batch]:
-    """Batches for ever, made in the background; deterministic by seed with one thread."""
+def prefetched(
+    samples: Callable[[], list[Path]], size: int, seed: int, threads: int = 1
+) -> Iterator[Batch]:
+    """Batches for ever, made in the background; deterministic by seed with one thread.
+
+    Args:
+        samples: the files of the next pass over all samples.
+        size: samples in a batch.
+        seed: of their order and of all augmentation.
+        threads: that make batches.
+    """
     ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=4)
 
     def work(own: int) -> None:
         maker, rng = ExampleMaker(Switches(), seed + own), np.random.default_rng(seed + own)
         try:
             while True:
+                files = samples()
                 order = rng.permutation(len(files))
                 for first in range(0, len(order) - size + 1, size):
                     ready.put(collate([maker.make(files[i]) for i in order[first : first + size]]))
