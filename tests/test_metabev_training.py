@@ -17,6 +17,7 @@ from bev_runtime.model import load_model
 MISSING = "the extra 'train' (torch, numba) is not installed"
 torch = pytest.importorskip("torch", reason=MISSING)
 pytest.importorskip("numba", reason=MISSING)
+batches = pytest.importorskip("bev_export.metabev.batches")
 data = pytest.importorskip("bev_export.metabev.data")
 export = pytest.importorskip("bev_export.metabev.export")
 pool = pytest.importorskip("bev_export.metabev.pool")
@@ -148,7 +149,8 @@ def test_objects_that_no_live_sensor_can_see_are_neither_taught_nor_denied(tmp_p
     assert make(path).targets.present.sum() == len(sample["boxes"])
 
 
-def test_the_pooling_and_its_gradient_equal_a_plain_sum_in_float64(samples) -> None:
+@pytest.mark.parametrize("by_index", [False, True])  # True: as a GPU does it
+def test_the_pooling_and_its_gradient_equal_a_plain_sum_in_float64(samples, by_index) -> None:
     batch = data.collate([make(path) for path in samples[:2]])
     table = batch.table
     rng = torch.Generator().manual_seed(0)
@@ -156,7 +158,10 @@ def test_the_pooling_and_its_gradient_equal_a_plain_sum_in_float64(samples) -> N
     columns, rows = data.FEATURE_SIZE
     depth = torch.rand(cameras, spec.DEPTH_BINS, rows, columns, generator=rng).requires_grad_()
     feat = torch.randn(cameras, rows, columns, 8, generator=rng).requires_grad_()
-    out = pool.BevPool.apply(depth, feat, *table, (256, 128), batch.groups.numpy())
+    if by_index:
+        out = pool.pool_by_index(depth, feat, table, (256, 128))
+    else:
+        out = pool.pool(depth, feat, table, (256, 128), batch.groups)
     weight = torch.randn(out.shape, generator=rng)
     (out * weight).sum().backward()
     d, f = (value.detach().double().requires_grad_() for value in (depth, feat))
@@ -256,14 +261,40 @@ def test_the_camera_branch_of_a_package_comes_back_weight_by_weight(samples) -> 
 
 def _conv_weights(model):
     values = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
-    return [values[n] for node in model.graph.node if node.op_type == "Conv" for n in node.input[1:]]
+    return [
+        values[n] for node in model.graph.node if node.op_type == "Conv" for n in node.input[1:]
+    ]
 
 
 def test_a_package_of_another_network_is_no_start_for_training(samples) -> None:
-    batches = [data.collate([make(samples[0])])]
+    given = [data.collate([make(samples[0])])]
     with pytest.raises(ExportError, match="53 convolutions, this network 29"):
-        from_package.start_from_package(
-            spec.MetaBev(), load_model("twinlite_ground_map"), batches
-        )
+        from_package.start_from_package(spec.MetaBev(), load_model("twinlite_ground_map"), given)
     with pytest.raises(ExportError, match="a package in float32"):
-        from_package.start_from_package(spec.MetaBev(), load_model("metabev_tiny_int8"), batches)
+        from_package.start_from_package(spec.MetaBev(), load_model("metabev_tiny_int8"), given)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_a_device_that_torch_does_not_have_is_refused(samples, tmp_path, capsys) -> None:
+    arguments = ["train-metabev", str(samples[0].parent), "--out", str(tmp_path)]
+    assert main([*arguments, "--device", "cuda"]) == 1
+    assert "--device cuda: " in capsys.readouterr().err
+    assert train.chosen_device("auto").type == "cpu"
+
+
+def test_all_of_a_batch_but_its_groups_goes_to_the_device(samples) -> None:
+    batch = data.collate([make(samples[0])])
+    moved = batches.on_device(batch, torch.device("meta"))
+    tensors = [moved.images, moved.geometry, moved.depth, *moved.table, *moved.targets.values()]
+    tensors += [moved.with_cameras, moved.with_lidar, moved.pillars]
+    tensors += [moved.camera_mask, moved.lidar_mask]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert moved.groups.device.type == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_trains_too(samples, tmp_path) -> None:
+    arguments = ["train-metabev", str(samples[0].parent), "--out", str(tmp_path), "--batch", "2"]
+    assert main([*arguments, "--minutes", "0.2", "--device", "cuda"]) == 0
+    assert torch.load(tmp_path / "last.pt", map_location="cpu", weights_only=True)["step"] > 0

@@ -27,8 +27,11 @@ def add_command(subparsers: Any) -> None:  # noqa: ANN401 (argparse names no pub
     parser.add_argument(
         "--start",
         metavar="FROM",
-        help="weights to begin with: last.pt of a run, a package's folder, or the name of a shipped "
-        "model",
+        help="weights to begin with: last.pt of a run, a package's folder, or a shipped model's "
+        "name",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1 ...; auto takes a GPU if there is one"
     )
     parser.add_argument("--look-every", type=float, default=15.0, help="minutes between looks")
     parser.add_argument("--seed", type=int, default=0)

@@ -121,7 +121,8 @@ def _load_convs(module: nn.Module, convs: list[list[torch.Tensor | None]], stage
 
 
 def _make_identity(norm: nn.BatchNorm2d) -> None:
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     norm.weight.data.fill_(1)
     norm.running_mean.zero_()
     norm.running_var.fill_(1 - norm.eps)
@@ -169,7 +170,7 @@ def _unfold(model: MetaBev, batches: Iterable[Batch]) -> None:
 
     def watch(total: torch.Tensor) -> object:
         def add(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            x = inputs[0].double().transpose(0, 1).flatten(1)
+            x = inputs[0].double().transpose(0, 1).flatten(1).cpu()
             total.add_(torch.stack([torch.full_like(x[:, 0], x.shape[1]), x.sum(1), (x**2).sum(1)]))
 
         return add
@@ -183,7 +184,8 @@ def _unfold(model: MetaBev, batches: Iterable[Batch]) -> None:
     for hook in hooks:
         hook.remove()
     for norm, (count, first, second) in zip(norms, sums, strict=True):
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         mean = first / count
         variance = (second / count - mean**2).clamp(min=0)
         norm.running_mean.copy_(mean)

@@ -32,11 +32,12 @@ def detection_losses(
     positive = peak * (1 - score) ** 2 * score.log()
     negative = (1 - peak) * (1 - heat) ** 4 * score**2 * (1 - score).log()
     number = targets["present"].sum().clamp(min=1)
-    by_class = torch.tensor(CLASS_WEIGHTS)
+    by_class = torch.tensor(CLASS_WEIGHTS, device=heatmap.device)
     heat_loss = -((positive + negative) * weight * by_class[:, None, None]).sum() / number
     cells = targets["cells"][:, None].expand(-1, spec.BOX_TERMS, -1)
     found = boxes.flatten(2).gather(2, cells).transpose(1, 2)
-    error = ((found - targets["terms"]).abs() * torch.tensor(TERM_WEIGHTS)).sum(dim=-1)
+    by_term = torch.tensor(TERM_WEIGHTS, device=boxes.device)
+    error = ((found - targets["terms"]).abs() * by_term).sum(dim=-1)
     error = error + front_loss(found[..., FRONT], targets["terms"][..., FRONT])
     labels = peak.flatten(2).gather(2, cells[:, :1].expand(-1, len(spec.CLASSES), -1)).argmax(dim=1)
     box_loss = (error * targets["present"] * by_class[labels]).sum() / number
@@ -63,7 +64,7 @@ def front_loss(said: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 def map_losses(logits: torch.Tensor, targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Weighted cross entropy and soft Dice of each layer, over cells that are looked at."""
     truth, weight = targets["map"], targets["map_weight"][:, None]
-    positive = torch.tensor(MAP_POSITIVE).view(1, -1, 1, 1)
+    positive = torch.tensor(MAP_POSITIVE, device=logits.device).view(1, -1, 1, 1)
     entropy = functional.binary_cross_entropy_with_logits(
         logits, truth, pos_weight=positive, reduction="none"
     )

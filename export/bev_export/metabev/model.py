@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from bev_export.metabev.encoder import ImageEncoder
-from bev_export.metabev.pool import BevPool
+from bev_export.metabev.pool import pool
 
 CLASSES = (
     "car",
@@ -93,8 +93,7 @@ class CameraBranch(nn.Module):
         samples = 1 if groups is None else len(groups) - 1
         depth = logits.float().softmax(dim=1)
         size = (samples * GRID, GRID)
-        split = groups.numpy() if groups is not None else None
-        pooled = BevPool.apply(depth, feat.float().contiguous(), *table, size, split)
+        pooled = pool(depth, feat.float(), table, size, groups)
         pooled = pooled.view(samples, GRID, GRID, CONTEXT).permute(0, 3, 1, 2)
         return self.pooled(pooled)
 
@@ -155,7 +154,7 @@ class Fusion(nn.Module):
         lidar_mask: torch.Tensor,
     ) -> torch.Tensor:
         """[B, C, 128, 128] twice and masks [B, 1, 128, 128] to [B, C, 128, 128]."""
-        zero = torch.zeros((), dtype=camera.dtype)
+        zero = torch.zeros((), dtype=camera.dtype, device=camera.device)
         camera = torch.where(camera_mask > 0.5, camera, zero)
         lidar = torch.where(lidar_mask > 0.5, lidar, zero)
         conv2d = nn.functional.conv2d

@@ -1,4 +1,7 @@
-"""BevPool in torch: the same table and the same sums as the runtime, with a gradient."""
+"""BevPool in torch: the same table and the same sums as the runtime, with a gradient.
+
+On the CPU loops of numba, which the exporter sees as one node; on a GPU torch's own operators.
+"""
 
 from __future__ import annotations
 
@@ -103,3 +106,44 @@ class BevPool(torch.autograd.Function):
         return g.op(
             "bev_runtime::BevPool", depth, feat, *table, out_height_i=size[0], out_width_i=size[1]
         )
+
+
+def pool(
+    depth: torch.Tensor,
+    feat: torch.Tensor,
+    table: tuple[torch.Tensor, ...],
+    size: tuple[int, int],
+    groups: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Pools on the device of the features.
+
+    Args:
+        depth: float32 [N, D, H, W].
+        feat: float32 [N, H, W, C].
+        table: see `Table`, on the same device.
+        size: rows and columns of the output.
+        groups: see `BevPool`; on the CPU, None for one sample.
+
+    Returns:
+        [1, rows, columns, C].
+    """
+    if feat.device.type == "cpu":
+        split = groups.numpy() if groups is not None else None
+        out: torch.Tensor = BevPool.apply(depth, feat.contiguous(), *table, size, split)  # type: ignore[no-untyped-call]
+        return out
+    return pool_by_index(depth, feat, table, size)
+
+
+def pool_by_index(
+    depth: torch.Tensor,
+    feat: torch.Tensor,
+    table: tuple[torch.Tensor, ...],
+    size: tuple[int, int],
+) -> torch.Tensor:
+    """As `pool`, with gathers and one index_add: any device, its gradient is torch's."""
+    ranks_depth, ranks_feat, ranks_bev = table[:3]
+    channels = feat.shape[-1]
+    values = feat.reshape(-1, channels).index_select(0, ranks_feat)
+    values = values * depth.reshape(-1).index_select(0, ranks_depth)[:, None]
+    out = values.new_zeros(size[0] * size[1], channels).index_add(0, ranks_bev, values)
+    return out.view(1, *size, channels)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from bev_export.metabev import model as spec
+from bev_export.metabev.batches import on_device
 from bev_export.metabev.data import MODEL_GRID, Batch, ExampleMaker, Switches, collate
 
 CONDITIONS = {
@@ -28,6 +29,7 @@ def quick_look(model: spec.MetaBev, folder: Path) -> dict[str, dict[str, float]]
     """
     from bev_export.metabev.train import forward
 
+    device = next(model.parameters()).device
     files = sorted(folder.glob("*.npz"))[:LIMIT]
     results = {}
     for name, switches in CONDITIONS.items():
@@ -40,8 +42,9 @@ def quick_look(model: spec.MetaBev, folder: Path) -> dict[str, dict[str, float]]
         fronts: list[bool] = []
         for path in files:
             batch = collate([maker.make(path)])
-            with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-                heat, boxes, layers, sight, _ = forward(model, batch)
+            with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
+                *found_there, _ = forward(model, on_device(batch, device))
+            heat, boxes, layers, sight = (item.cpu() for item in found_there)
             _match(heat[0].sigmoid().numpy(), boxes[0].numpy(), batch, found, number)
             for axis, front in _headings(boxes[0].numpy(), batch):
                 axes.append(axis)

@@ -7,18 +7,15 @@ import copy
 import json
 import logging
 import math
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.progress import Progress
 
-from bev_export.metabev.data import Batch, ExampleMaker, Switches, collate
+from bev_export.metabev.batches import on_device, prefetched
+from bev_export.metabev.data import Batch
 from bev_export.metabev.from_package import start_from_package
 from bev_export.metabev.losses import (
     WEIGHTS,
@@ -58,7 +55,7 @@ class Trainer:
     """Model, optimiser, schedule and log of one run."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self._args = args
+        self._args, self.device = args, chosen_device(args.device)
         self.model = MetaBev()
         if args.encoder is not None:
             self.model.camera_branch.encoder.load_onnx(args.encoder)
@@ -66,7 +63,7 @@ class Trainer:
             parameter.requires_grad_(False)
         if args.start is not None and not (args.out / "last.pt").exists():
             self._start(args.start)
-        self.model.to(memory_format=torch.channels_last)
+        self.model.to(self.device, memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.model).eval()
         encoder = [p for p in self.model.camera_branch.encoder.parameters() if p.requires_grad]
         known = {id(p) for p in self.model.camera_branch.encoder.parameters()}
@@ -127,9 +124,9 @@ class Trainer:
         self._save()
 
     def _update(self, batch: Batch) -> dict[str, float]:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            losses = batch_losses(self.model, batch)
-        total = sum((WEIGHTS[name] * value for name, value in losses.items()), torch.zeros(()))
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            losses = batch_losses(self.model, on_device(batch, self.device))
+        total = torch.stack([WEIGHTS[name] * value for name, value in losses.items()]).sum()
         if not torch.isfinite(total):
             raise ExportError(f"the loss is not finite at step {self.step}: {losses}")
         self.optimiser.zero_grad(set_to_none=True)
@@ -173,7 +170,7 @@ class Trainer:
         part.replace(self._last)
 
     def _resume(self) -> None:
-        state = torch.load(self._last, weights_only=True)
+        state = torch.load(self._last, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -183,6 +180,25 @@ class Trainer:
     def _write(log: Any, row: dict[str, Any]) -> None:  # noqa: ANN401
         log.write(json.dumps(row) + "\n")
         log.flush()
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device that the command line names; with `auto` a GPU where torch finds one.
+
+    Raises:
+        ExportError: torch cannot use the device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as problem:
+        raise ExportError(
+            f"--device {name}: {str(problem).splitlines()[0]}. Expected cpu, or cuda with a build "
+            "of torch for it"
+        ) from None
+    return device
 
 
 def start_from(model: MetaBev, path: Path) -> None:
@@ -196,7 +212,7 @@ def start_from(model: MetaBev, path: Path) -> None:
     Raises:
         ExportError: nothing in it fits.
     """
-    given = torch.load(path, weights_only=True)["ema"]
+    given = torch.load(path, map_location="cpu", weights_only=True)["ema"]
     own = model.state_dict()
     fits = {name: v for name, v in given.items() if name in own and v.shape == own[name].shape}
     if not fits:
@@ -213,8 +229,8 @@ def forward(
 
     Each branch runs on the samples that have its modality, as it does on the vehicle.
     """
-    size = len(batch.pillars)
-    camera = torch.zeros(size, CONTEXT, GRID, GRID).contiguous(memory_format=torch.channels_last)
+    shape = (len(batch.pillars), CONTEXT, GRID, GRID)
+    camera = batch.pillars.new_zeros(shape).contiguous(memory_format=torch.channels_last)
     lidar = torch.zeros_like(camera)
     logits = None
     if len(batch.with_cameras):
@@ -237,39 +253,6 @@ def batch_losses(model: MetaBev, batch: Batch) -> Losses:
     losses = detection_losses(heat, boxes, batch.targets) | map_losses(layers, batch.targets)
     losses["sight"] = sight_loss(sight, batch.targets)
     losses["depth"] = (
-        depth_loss(logits.float(), batch.depth) if logits is not None else torch.zeros(())
+        depth_loss(logits.float(), batch.depth) if logits is not None else heat.new_zeros(())
     )
     return losses
-
-
-def prefetched(
-    samples: Callable[[], list[Path]], size: int, seed: int, threads: int = 1
-) -> Iterator[Batch]:
-    """Batches for ever, made in the background; deterministic by seed with one thread.
-
-    Args:
-        samples: the files of the next pass over all samples.
-        size: samples in a batch.
-        seed: of their order and of all augmentation.
-        threads: that make batches.
-    """
-    ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=4)
-
-    def work(own: int) -> None:
-        maker, rng = ExampleMaker(Switches(), seed + own), np.random.default_rng(seed + own)
-        try:
-            while True:
-                files = samples()
-                order = rng.permutation(len(files))
-                for first in range(0, len(order) - size + 1, size):
-                    ready.put(collate([maker.make(files[i]) for i in order[first : first + size]]))
-        except BaseException as problem:
-            ready.put(problem)
-
-    for own in range(threads):
-        threading.Thread(target=work, args=(own,), daemon=True).start()
-    while True:
-        batch = ready.get()
-        if isinstance(batch, BaseException):
-            raise batch
-        yield batch
