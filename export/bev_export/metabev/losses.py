@@ -9,7 +9,13 @@ from bev_export.metabev import model as spec
 
 TERM_WEIGHTS = (2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.1, 0.1, 1.0, 1.0)
 CLASS_WEIGHTS = (1.0, 1.8, 2.5, 1.2, 2.2, 2.0, 1.4, 1.5)
-"""Rare classes count more: about the fourth root of how much more often there is a car."""
+"""Of the heatmaps: rare classes count more, by about the fourth root of how much more often there
+is a car.
+"""
+BOX_CLASS_WEIGHTS = (1.0, 1.8, 2.5, 1.2, 2.2, 2.0, 1.0, 3.0)
+"""Of the box terms. A barrier is wider than long, so its axis is across what looks like one in all
+other classes: it must count more to be learnt.
+"""
 FRONT = slice(6, 8)
 FRONT_WEIGHT, FRONT_SHARPNESS = 1.0, 4.0
 MAP_POSITIVE = (1.0, 2.5, 3.0)
@@ -40,6 +46,7 @@ def detection_losses(
     error = ((found - targets["terms"]).abs() * by_term).sum(dim=-1)
     error = error + front_loss(found[..., FRONT], targets["terms"][..., FRONT])
     labels = peak.flatten(2).gather(2, cells[:, :1].expand(-1, len(spec.CLASSES), -1)).argmax(dim=1)
+    by_class = torch.tensor(BOX_CLASS_WEIGHTS, device=boxes.device)
     box_loss = (error * targets["present"] * by_class[labels]).sum() / number
     return {"heat": heat_loss, "box": box_loss}
 
