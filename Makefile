@@ -7,7 +7,7 @@ EXTRAS ?= test,sim,view
 NODE := ros2_ws/src/bev_runtime_ros
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test bench lint format ros-env clean
+.PHONY: help demo test bench gpu lint format ros-env clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -44,5 +44,8 @@ format: $(STAMP) ## format the code
 bench: $(STAMP) ## measure the hot paths; prints JSON
 	for file in tests/bench/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
+gpu: $(STAMP) ## build for this machine's GPU, test on it and measure: summary, logs and figures in gpu_out/
+	bash scripts/check_gpu.sh
+
 clean: ## remove everything that was made
-	rm -rf $(VENV) build demo_out bev_runtime/_native *.egg-info
+	rm -rf $(VENV) build demo_out gpu_out bev_runtime/_native *.egg-info
