@@ -48,9 +48,9 @@ class Switches:
     `corrupt`: scale of all probabilities in `augment`. `turn`: whether the world is turned.
     """
 
-    no_lidar: float = 0.47
-    no_cameras: float = 0.2
-    lost_views: float = 0.5
+    no_lidar: float = 0.44
+    no_cameras: float = 0.23
+    lost_views: float = 0.6
     corrupt: float = 1.0
     turn: bool = True
 
