@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from ros_messages import START, camera_info, camera_pose, cloud, compressed, transforms, write_bag
 
 from bev_runtime.backends import create_backend
-from bev_runtime.backends.ort_session import CameraPart, Part
+from bev_runtime.backends.session_parts import CameraPart, Part
 from bev_runtime.bags import Bag
 from bev_runtime.faults import parse_fault
 from bev_runtime.geometry import rigid
