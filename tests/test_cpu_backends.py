@@ -13,6 +13,7 @@ from onnx.reference.op_run import OpRun
 
 from bev_runtime.backends import create_backend
 from bev_runtime.backends.graph_cut import cut_at_pool, find_pool, fix_inputs
+from bev_runtime.backends.session_parts import aligned_zeros
 from bev_runtime.bevpool import BevPoolTable
 from bev_runtime.errors import BackendError, MissingExtraError, ModelError
 from bev_runtime.model import load_model
@@ -176,6 +177,11 @@ def test_returned_arrays_are_the_same_memory_each_time(lift_splat):
     first = lift_splat.infer(STAGE, {"images": images(2)}, table)["bev"]
     second = lift_splat.infer(STAGE, {"images": images(2, 7)}, table)["bev"]
     assert np.shares_memory(first, second)
+
+
+def test_buffers_begin_at_a_cache_line():
+    arrays = [aligned_zeros((size,), "float32") for size in range(1, 100)]
+    assert not any(array.ctypes.data % 64 or array.any() for array in arrays)
 
 
 def test_timings_name_the_parts_of_the_last_call(lift_splat):
