@@ -50,7 +50,8 @@ class Session(ABC):
 
     @abstractmethod
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        """Says where the next runs read and write, C-contiguous arrays by tensor name.
+        """Says where the next runs read and write: C-contiguous arrays by tensor name. The caller
+        keeps them until then, an engine may know nothing but their address.
 
         Raises:
             BackendError: a shape is not what the engine found in the graph.
@@ -68,7 +69,6 @@ class Session(ABC):
         """Runs once on zeros of the largest shapes, so that the engine's own memory is there before
         the first frame.
         """
-        # In a variable, because an engine may keep nothing but the address.
         zeros = {tensor.name: np.zeros(inputs[tensor.name], tensor.dtype) for tensor in self.inputs}
         self.bind(zeros, outputs)
         self.run()
