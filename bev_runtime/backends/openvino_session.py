@@ -24,8 +24,8 @@ from openvino import opset13  # noqa: E402
 from openvino.frontend import FrontEndManager  # noqa: E402
 
 SLOW_CHANNELS = range(16, 65)
-"""Numbers of channels for which OpenVINO turns [N, H, W, C] into [N, C, H, W] by a plain loop: 3.7 ms
-for 48 x 128 x 128, where its `Transpose` takes 0.2 (2026.4; `Reorder` by `reorder_f32` in a
+"""Numbers of channels for which OpenVINO turns [N, H, W, C] into [N, C, H, W] by a plain loop: 3.7
+ms for 48 x 128 x 128, where its `Transpose` takes 0.2 (2026.4; `Reorder` by `reorder_f32` in a
 profile).
 """
 SLOW_CELLS = 128
