@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cpu_backends import CPU_BACKENDS
 from fusion_model import write_fusion_model
 from ros_messages import drive, write_bag
 from tiny_model import write_tiny_model
@@ -32,6 +33,12 @@ def drive_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fusion_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model package of cameras and LiDAR that runs in a few milliseconds."""
     return write_fusion_model(tmp_path_factory.mktemp("models") / "fusion")
+
+
+@pytest.fixture(params=CPU_BACKENDS)
+def cpu_backend(request: pytest.FixtureRequest) -> str:
+    """The name of each CPU backend; those that are not installed are skipped."""
+    return str(request.param)
 
 
 Replay = Callable[..., dict[str, Any]]

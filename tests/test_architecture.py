@@ -23,7 +23,7 @@ def test_no_file_is_longer_than_a_newcomer_reads(path):
 def test_importing_the_runtime_pulls_in_neither_ros_nor_torch_nor_an_engine():
     code = (
         "import sys, bev_runtime.pipeline, bev_runtime.replay, bev_runtime.runtime\n"
-        "heavy = {'rclpy', 'torch', 'onnxruntime', 'tensorrt', 'cupy', 'matplotlib'}\n"
+        "heavy = {'rclpy', 'torch', 'onnxruntime', 'openvino', 'tensorrt', 'cupy', 'matplotlib'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -62,14 +62,14 @@ def test_all_sensors_give_full_outputs_and_every_message_is_accounted_for(fusion
     ],
 )
 def test_losing_sensors_gives_the_mode_and_does_not_run_what_they_would_feed(
-    fusion_replay, drive_bag, faults, mode, absent
+    fusion_replay, drive_bag, faults, mode, absent, cpu_backend
 ):
-    summary, out = fusion_replay(drive_bag, *faults)
+    summary, out = fusion_replay(drive_bag, *faults, backend=cpu_backend)
     assert summary["modes"] == {mode: 20}
     lost = {spec.split(":")[1] for spec in faults}
     assert all(f"{name}: " in summary["mode_changes"][-1]["reason"] for name in lost)
     assert set(lines(out)[5]["sensor_age_ms"]) == {*CAMERAS, "lidar"} - lost
-    full, _ = fusion_replay(drive_bag)
+    full, _ = fusion_replay(drive_bag, backend=cpu_backend)
     assert not set(absent) & set(summary["latency_ms"])
     assert set(absent) <= set(full["latency_ms"])
     assert_accounts_close(summary)
@@ -96,9 +96,9 @@ def test_a_lidar_that_stops_is_lost_within_its_timeout_and_not_waited_for(fusion
     assert_accounts_close(summary)
 
 
-def test_a_lidar_that_returns_restores_bit_equal_outputs(fusion_replay, drive_bag):
-    summary, fault = fusion_replay(drive_bag, "drop:lidar@0.5-0.9")
-    _, clean = fusion_replay(drive_bag)
+def test_a_lidar_that_returns_restores_bit_equal_outputs(fusion_replay, drive_bag, cpu_backend):
+    summary, fault = fusion_replay(drive_bag, "drop:lidar@0.5-0.9", backend=cpu_backend)
+    _, clean = fusion_replay(drive_bag, backend=cpu_backend)
     modes = [change["mode"] for change in summary["mode_changes"]]
     assert (modes[0], modes[-1], set(modes)) == ("FULL", "FULL", {"FULL", "CAMERA_ONLY"})
     last = max(maps(clean))
@@ -119,10 +119,13 @@ def test_a_rig_without_a_camera_gives_the_outputs_of_a_rig_that_lost_it(
     assert same_outputs(lost, without)
 
 
-def test_losing_a_camera_leaves_the_cells_that_others_see_bit_equal(fusion_replay, drive_bag):
-    _, full = fusion_replay(drive_bag)
-    _, less = fusion_replay(drive_bag, "drop:left")
-    _, alone = fusion_replay(drive_bag, "drop:front", "drop:back", "drop:lidar")
+def test_losing_a_camera_leaves_the_cells_that_others_see_bit_equal(
+    fusion_replay, drive_bag, cpu_backend
+):
+    _, full = fusion_replay(drive_bag, backend=cpu_backend)
+    _, less = fusion_replay(drive_bag, "drop:left", backend=cpu_backend)
+    faults = ("drop:front", "drop:back", "drop:lidar")
+    _, alone = fusion_replay(drive_bag, *faults, backend=cpu_backend)
     first, stamp = min(maps(full)), min(maps(alone))
     sees = maps(alone)[stamp]["observed"]
     sees |= np.roll(sees, 1, 0) | np.roll(sees, -1, 0)  # the head looks one cell around

@@ -40,11 +40,11 @@ def pictures() -> list[np.ndarray]:
     ]
 
 
-def make_step(model_ref, pictures, kind: str):
+def make_step(model_ref, pictures, kind: str, backend: str):
     """A pipeline, and a function that runs its i-th step on a moving vehicle."""
     rig = Rig(cameras={name: CameraConfig(topic=f"/{name}") for name in YAWS})
     model = load_model(model_ref)
-    pipeline = Pipeline(model.manifest, create_backend("onnxruntime", model, num_threads=1), rig)
+    pipeline = Pipeline(model.manifest, create_backend(backend, model, num_threads=1), rig)
     k = [1260.0, 0, 799.5, 0, 1260.0, 449.5, 0, 0, 1]
     lens = make_distortion("plumb_bob", [-0.1, 0.01, 0, 0, 0])
     cameras = {n: make_camera(k, lens, SIZE, camera_pose(yaw)) for n, yaw in YAWS.items()}
@@ -74,8 +74,8 @@ def make_step(model_ref, pictures, kind: str):
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "raw"])
-def test_a_step_allocates_no_arrays(tiny_model, pictures, kind):
-    step = make_step(tiny_model, pictures, kind)
+def test_a_step_allocates_no_arrays(tiny_model, pictures, kind, cpu_backend):
+    step = make_step(tiny_model, pictures, kind, cpu_backend)
     for i in range(12):
         step(i)
     gc.collect()
@@ -97,8 +97,8 @@ def test_a_step_allocates_no_arrays(tiny_model, pictures, kind):
     assert kept < 60_000
 
 
-def test_steps_touch_no_fresh_memory(pictures):
-    step = make_step("twinlite_ground_map", pictures, "jpeg")
+def test_steps_touch_no_fresh_memory(pictures, cpu_backend):
+    step = make_step("twinlite_ground_map", pictures, "jpeg", cpu_backend)
     for i in range(4):
         step(i)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -109,7 +109,7 @@ def test_steps_touch_no_fresh_memory(pictures):
     assert faults < 150, f"{faults:.0f} page faults per step"
 
 
-def test_a_network_that_gives_nan_publishes_nothing_and_says_so(run_replay, tmp_path):
+def test_a_network_that_gives_nan_publishes_nothing_and_says_so(run_replay, tmp_path, cpu_backend):
     folder = write_tiny_model(tmp_path / "nan")
     graph = onnx.load(folder / "camera_branch.onnx")
     graph.graph.node.insert(0, helper.make_node("Log", ["negative"], ["nan"]))
@@ -125,7 +125,8 @@ def test_a_network_that_gives_nan_publishes_nothing_and_says_so(run_replay, tmp_
     digest = hashlib.sha256(data).hexdigest()
     (folder / "manifest.yaml").write_text(re.sub(r"sha256: \w+", f"sha256: {digest}", manifest))
     out = tmp_path / "out"
-    summary = run_replay(write_bag(tmp_path / "bag", drive(frames=3)), model=folder, out=out)
+    bag = write_bag(tmp_path / "bag", drive(frames=3))
+    summary = run_replay(bag, model=folder, out=out, backend=cpu_backend)
     assert summary["published"] == 0
     assert "NaN" in summary["mode_changes"][0]["reason"]
     assert summary["sensors"]["front"]["rejected"] == {"inference_failed": 3}

@@ -14,7 +14,7 @@ import numpy as np
 import package_factory as tiny
 import pytest
 from fake_cuda import FakeCuda, array_at
-from test_onnxruntime_backend import images, lift_table, make_table, ranks, sampling_table
+from test_cpu_backends import images, lift_table, make_table, ranks, sampling_table
 
 from bev_runtime.backends import Backend, create_backend, device_memory
 from bev_runtime.backends.device_memory import DeviceBuffer, Stream

@@ -41,9 +41,11 @@ def steps_of(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return outputs
 
 
-def test_every_set_of_stages_that_can_occur_ran_and_its_stages_are_told(fusion_model, monkeypatch):
+def test_every_set_of_stages_that_can_occur_ran_and_its_stages_are_told(
+    fusion_model, monkeypatch, cpu_backend
+):
     model = load_model(fusion_model)
-    backend = create_backend("onnxruntime", model, num_threads=1)
+    backend = create_backend(cpu_backend, model, num_threads=1)
     ran: list[tuple[str, ...]] = []
     infer = backend.infer
 
@@ -72,11 +74,11 @@ def test_a_slow_network_makes_one_step(fusion_model, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["twinlite_ground_map", "metabev_tiny", "metabev_tiny_int8"])
-def test_shipped_models_warm_up_without_a_complaint(name, monkeypatch, caplog):
+def test_shipped_models_warm_up_without_a_complaint(name, monkeypatch, caplog, cpu_backend):
     model = load_model(name)
     outputs = steps_of(monkeypatch)
     with caplog.at_level(logging.WARNING):
-        warm_up(model.manifest, create_backend("onnxruntime", model, num_threads=1), RIG)
+        warm_up(model.manifest, create_backend(cpu_backend, model, num_threads=1), RIG)
     assert not caplog.records
     assert len(outputs) >= 2
     assert not any(output.rejected for output in outputs)

@@ -90,8 +90,8 @@ def stage_parts(model: ModelPackage, name: str, *, with_plugin: bool) -> StagePa
     if _rounds_to_unsigned(graph.graph):
         raise ModelError(
             f"stage '{name}' of {model.manifest.name} is in integers for CPUs, which TensorRT "
-            "does not take: run it with --backend onnxruntime, or quantise the original anew "
-            "without --for cpu"
+            "does not take: run it with --backend onnxruntime or openvino, or quantise the "
+            "original anew without --for cpu"
         )
     pool = find_pool(graph)
     graph = fix_inputs(graph, stage, {})

@@ -11,12 +11,14 @@ from bev_runtime.model import ModelPackage
 
 BACKENDS = {
     "onnxruntime": ("bev_runtime.backends.onnxruntime", "OnnxRuntimeBackend"),
+    "openvino": ("bev_runtime.backends.openvino", "OpenVinoBackend"),
+    "openvino_bf16": ("bev_runtime.backends.openvino", "OpenVinoBf16Backend"),
     "tensorrt": ("bev_runtime.backends.tensorrt", "TensorRtBackend"),
     "tensorrt_rtx": ("bev_runtime.backends.tensorrt", "TensorRtRtxBackend"),
 }
-"""Module and class of each backend. The extra of `pip install bev-runtime[EXTRA]` has the backend's
-name.
-"""
+"""Module and class of each backend."""
+EXTRAS = {"openvino_bf16": "openvino"}
+"""The extra of `pip install bev-runtime[EXTRA]`, where it has not the backend's name."""
 
 
 def create_backend(name: str, model: ModelPackage, *, num_threads: int | None = None) -> Backend:
@@ -43,6 +45,6 @@ def create_backend(name: str, model: ModelPackage, *, num_threads: int | None = 
     except ImportError as problem:
         raise MissingExtraError(
             f"backend '{name}' cannot be imported ({problem}): install it with pip install "
-            f"'bev-runtime[{name}]'"
+            f"'bev-runtime[{EXTRAS.get(name, name)}]'"
         ) from problem
     return backend(model, num_threads=num_threads or len(os.sched_getaffinity(0)))

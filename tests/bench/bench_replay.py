@@ -1,6 +1,6 @@
 """CPU cost of a replay outside of JPEG decoding and the network, per six-camera 1600x900 frame.
 
-    python tests/bench/bench_replay.py [--model MODEL] [--fault SPEC]... [--frames N]
+    python tests/bench/bench_replay.py [--model MODEL] [--backend B] [--fault SPEC]... [--frames N]
 
 Prints JSON. A fault such as `drop:lidar` shows what a mode costs. Figures are CPU time of all
 threads of the process but where they are named wall time, from one run over a bag of textured
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from ros_messages import START, camera_info, camera_pose, cloud, compressed, transforms, write_bag
 
 from bev_runtime.backends import create_backend
-from bev_runtime.backends.ort_session import CameraPart, Part
+from bev_runtime.backends.session_parts import CameraPart, Part
 from bev_runtime.bags import Bag
 from bev_runtime.faults import parse_fault
 from bev_runtime.geometry import rigid
@@ -49,6 +49,7 @@ YAWS = {
     "back_right": -108,
 }
 SIZE = (1600, 900)
+CPU_BACKENDS = ("onnxruntime", "openvino", "openvino_bf16")
 FRAMES, WARM_UP, PERIOD = 40, 8, 83_333_333
 
 
@@ -110,6 +111,7 @@ class Meter:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="twinlite_ground_map")
+    parser.add_argument("--backend", default="onnxruntime", choices=CPU_BACKENDS)
     parser.add_argument("--fault", action="append", default=[], metavar="SPEC")
     parser.add_argument("--frames", type=int, default=FRAMES)
     options = parser.parse_args()
@@ -120,10 +122,8 @@ def main() -> None:
         path, pictures = make_bag(Path(folder) / "bag", options.frames)
         with Bag(path) as bag:
             rig = infer_rig(bag).rig
-            runtime = Runtime(
-                rig,
-                Pipeline(model.manifest, create_backend("onnxruntime", model, num_threads=2), rig),
-            )
+            backend = create_backend(options.backend, model, num_threads=2)
+            runtime = Runtime(rig, Pipeline(model.manifest, backend, rig))
             marks: list[tuple[float, float, float]] = []
 
             class Mark:
@@ -147,15 +147,15 @@ def main() -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
-    stages = {
-        k: float(np.median(v[WARM_UP:])) for k, v in result.samples_ms.items() if k != "sinks"
-    }
-    total_ms = result.samples_ms["total"][WARM_UP:]
+    samples = {k: v[WARM_UP:] for k, v in result.samples_ms.items() if k != "sinks"}
+    stages = {k: float(np.median(v)) for k, v in samples.items()}
+    total_ms = samples["total"]
     print(
         json.dumps(
             {
                 "benchmark": "replay, six 1600x900 JPEG cameras and 35k points, no output files",
                 "model": model.manifest.name,
+                "backend": options.backend,
                 "modes": dict(result.modes),
                 "machine": platform.processor() or platform.machine(),
                 "python": platform.python_version(),
@@ -172,6 +172,9 @@ def main() -> None:
                 "jpeg_decode_ms": float(np.median(decoded)) / 6,
                 "plain_simplejpeg_ms": float(np.median(plain)) * 1e3,
                 "wall_ms_by_stage": stages,
+                "wall_ms_p99_by_stage": {
+                    k: float(np.percentile(v, 99)) for k, v in samples.items()
+                },
                 "wall_ms_total": {
                     f"p{level}": float(np.percentile(total_ms, level)) for level in (50, 90, 99)
                 },

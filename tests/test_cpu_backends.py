@@ -13,6 +13,7 @@ from onnx.reference.op_run import OpRun
 
 from bev_runtime.backends import create_backend
 from bev_runtime.backends.graph_cut import cut_at_pool, find_pool, fix_inputs
+from bev_runtime.backends.session_parts import aligned_zeros
 from bev_runtime.bevpool import BevPoolTable
 from bev_runtime.errors import BackendError, MissingExtraError, ModelError
 from bev_runtime.model import load_model
@@ -70,7 +71,7 @@ def images(cameras: int, seed: int = 1) -> np.ndarray:
 
 
 @pytest.fixture(params=[False, True], ids=["batch", "per camera"])
-def lift_splat(request, tmp_path):
+def lift_splat(request, tmp_path, cpu_backend):
     """A backend on the tiny lift-splat model, run as one batch and camera by camera."""
     manifest = tiny.lift_splat_manifest()
     graph = tiny.lift_splat_graph()
@@ -78,7 +79,7 @@ def lift_splat(request, tmp_path):
         graph.graph.node[6].input[0] = "pooled_nchw"
         manifest["stages"][0]["independent_cameras"] = True
     folder = tiny.write(tmp_path, manifest, {"camera_branch": graph})
-    with create_backend("onnxruntime", load_model(folder), num_threads=2) as backend:
+    with create_backend(cpu_backend, load_model(folder), num_threads=2) as backend:
         backend.reference = ReferenceEvaluator(graph, new_ops=[BevPool])
         yield backend
 
@@ -94,11 +95,11 @@ def test_cut_graph_equals_the_reference_evaluation_of_the_whole_graph(lift_splat
 
 
 @pytest.mark.parametrize("cameras", range(1, tiny.MAX_CAMERAS + 1))
-def test_constant_weights_come_from_the_table(tmp_path, cameras):
+def test_constant_weights_come_from_the_table(tmp_path, cameras, cpu_backend):
     folder = tiny.sampling_package(tmp_path)
     model = load_model(folder)
     table, pixels = sampling_table(cameras), images(cameras)
-    with create_backend("onnxruntime", model, num_threads=1) as backend:
+    with create_backend(cpu_backend, model, num_threads=1) as backend:
         bev = backend.infer(STAGE, {"images": pixels}, table)["bev"].copy()
     evaluator = ReferenceEvaluator(model.stage_graph("camera_branch"), new_ops=[PoolV2])
     weights = table.weights.reshape(1, 1, 1, -1)
@@ -114,18 +115,18 @@ class PoolV2(BevPool):
 PoolV2.__name__ = "bev_pool_v2"
 
 
-def test_without_cameras_the_pool_gives_zeros(tmp_path):
-    with create_backend("onnxruntime", load_model(tiny.sampling_package(tmp_path))) as backend:
+def test_without_cameras_the_pool_gives_zeros(tmp_path, cpu_backend):
+    with create_backend(cpu_backend, load_model(tiny.sampling_package(tmp_path))) as backend:
         backend.infer(STAGE, {"images": images(2)}, sampling_table(2))
         bev = backend.infer(STAGE, {"images": images(0)}, sampling_table(0))["bev"]
     assert not bev.any()
 
 
-def test_without_cameras_only_the_decoder_runs(tmp_path):
+def test_without_cameras_only_the_decoder_runs(tmp_path, cpu_backend):
     manifest, graph = tiny.lift_splat_manifest(), tiny.lift_splat_graph()
     graph.graph.node[6].input[0] = "pooled_nchw"
     folder = tiny.write(tmp_path, manifest, {"camera_branch": graph})
-    with create_backend("onnxruntime", load_model(folder)) as backend:
+    with create_backend(cpu_backend, load_model(folder)) as backend:
         assert not backend.infer(STAGE, {"images": images(0)}, lift_table(0))["bev"].any()
 
 
@@ -138,9 +139,9 @@ def test_repeated_inference_gives_the_same_bits(lift_splat):
         assert np.array_equal(first, again)
 
 
-def test_dropping_a_camera_leaves_the_others_features_bit_equal(tmp_path):
+def test_dropping_a_camera_leaves_the_others_features_bit_equal(tmp_path, cpu_backend):
     pixels = images(4)
-    with create_backend("onnxruntime", load_model(tiny.sampling_package(tmp_path))) as backend:
+    with create_backend(cpu_backend, load_model(tiny.sampling_package(tmp_path))) as backend:
         each = []
         for kept in ([0, 1, 2, 3], [0, 1, 3], [3], [1, 3]):
             # Points read pixels of the camera that is always there, wherever its images are.
@@ -178,6 +179,11 @@ def test_returned_arrays_are_the_same_memory_each_time(lift_splat):
     assert np.shares_memory(first, second)
 
 
+def test_buffers_begin_at_a_cache_line():
+    arrays = [aligned_zeros((size,), "float32") for size in range(1, 100)]
+    assert not any(array.ctypes.data % 64 or array.any() for array in arrays)
+
+
 def test_timings_name_the_parts_of_the_last_call(lift_splat):
     lift_splat.infer(STAGE, {"images": images(1)}, lift_table(1))
     names = ["camera_branch.encoder", "bev_pool", "camera_branch.decoder"]
@@ -185,8 +191,8 @@ def test_timings_name_the_parts_of_the_last_call(lift_splat):
     assert all(value > 0 for value in lift_splat.timings_ms.values())
 
 
-def test_stages_chain_tensors_by_name(tmp_path):
-    with create_backend("onnxruntime", load_model(tiny.two_stage_package(tmp_path))) as backend:
+def test_stages_chain_tensors_by_name(tmp_path, cpu_backend):
+    with create_backend(cpu_backend, load_model(tiny.two_stage_package(tmp_path))) as backend:
         inputs, table = {"images": images(2)}, lift_table(2)
         result = backend.infer(["camera_branch", "head"], inputs, table)
         assert np.abs(result["bev"]).max() > 0.1
@@ -279,11 +285,11 @@ def broken(kind: str) -> onnx.ModelProto:
         ("wrong output", (ModelError, BackendError), r"\[1, 2, 8, 11\]"),
     ],
 )
-def test_graphs_that_cannot_run_are_refused_at_load(tmp_path, kind, error, words):
+def test_graphs_that_cannot_run_are_refused_at_load(tmp_path, kind, error, words, cpu_backend):
     graphs = {"camera_branch": broken(kind)}
     model = load_model(tiny.write(tmp_path, tiny.lift_splat_manifest(), graphs))
     with pytest.raises(error, match=words):
-        create_backend("onnxruntime", model)
+        create_backend(cpu_backend, model)
 
 
 def test_cut_computes_no_node_twice():

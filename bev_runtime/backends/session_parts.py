@@ -1,22 +1,77 @@
-"""ONNX Runtime sessions that read and write memory that was allocated at load."""
+"""Graphs that an engine runs in a session, with memory that was allocated at load."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from bev_runtime.backends.base import Array, Backend
 from bev_runtime.backends.graph_cut import tensor_spec
-from bev_runtime.errors import BackendError, ModelError
+from bev_runtime.errors import ModelError
 from bev_runtime.manifest import Tensor
 
-LOG_ERRORS = 3
+ALIGNMENT = 64
+"""Bytes: a cache line, and the widest vector of a CPU."""
 Tensors = dict[str, Array]
 Sizes = Mapping[str, int]
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: str) -> Array:
+    """A C-contiguous array of zeros that begins at a cache line."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+class Session(ABC):
+    """An engine with one graph, which reads and writes caller's memory.
+
+    Attributes:
+        name: how messages and timings name it.
+        inputs, outputs: the graph's, by the shapes in it.
+
+    Args:
+        model: a graph whose shapes were inferred.
+        name: as above.
+    """
+
+    def __init__(self, model: onnx.ModelProto, name: str) -> None:
+        self.name = name
+        initialisers = {item.name for item in model.graph.initializer}
+        self.inputs = tuple(
+            tensor_spec(item) for item in model.graph.input if item.name not in initialisers
+        )
+        self.outputs = tuple(tensor_spec(item) for item in model.graph.output)
+
+    @abstractmethod
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        """Says where the next runs read and write: C-contiguous arrays by tensor name. The caller
+        keeps them until then, an engine may know nothing but their address.
+
+        Raises:
+            BackendError: a shape is not what the engine found in the graph.
+        """
+
+    @abstractmethod
+    def run(self) -> None:
+        """Computes the bound outputs from the bound inputs.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+
+    def warm_up(self, inputs: Mapping[str, tuple[int, ...]], outputs: Mapping[str, Array]) -> None:
+        """Runs once on zeros of the largest shapes, so that the engine's own memory is there before
+        the first frame.
+        """
+        zeros = {tensor.name: np.zeros(inputs[tensor.name], tensor.dtype) for tensor in self.inputs}
+        self.bind(zeros, outputs)
+        self.run()
 
 
 class _Buffer:
@@ -26,87 +81,21 @@ class _Buffer:
 
     def __init__(self, tensor: Tensor, max_shape: tuple[int, ...]) -> None:
         self.tensor, self.max_shape = tensor, max_shape
-        self._memory = np.zeros(math.prod(max_shape), tensor.dtype)
+        self._memory = aligned_zeros((math.prod(max_shape),), tensor.dtype)
 
     def view(self, shape: tuple[int, ...]) -> Array:
         return self._memory[: math.prod(shape)].reshape(shape)
 
 
-class _Session:
-    """An ONNX Runtime session that reads and writes caller's memory.
-
-    Args:
-        model: a graph whose shapes were inferred.
-        num_threads: threads of one operator.
-        name: how messages and timings name it.
-    """
-
-    def __init__(self, model: onnx.ModelProto, *, num_threads: int, name: str) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = LOG_ERRORS
-        # Threads that spin between the operators of a run save a quarter of it; spinning on after
-        # the run would slow down every other part of the process.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        self.name = name
-        initialisers = {item.name for item in model.graph.initializer}
-        self.inputs = tuple(
-            tensor_spec(item) for item in model.graph.input if item.name not in initialisers
-        )
-        self.outputs = tuple(tensor_spec(item) for item in model.graph.output)
-        try:
-            self._session = ort.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as problem:  # ONNX Runtime raises a dozen types without a common base
-            raise BackendError(
-                f"ONNX Runtime {ort.__version__} refuses '{name}': {problem}"
-            ) from problem
-        self._binding = self._session.io_binding()
-
-    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        """Says where the next runs read and write."""
-        for tensor in self.inputs:
-            array = inputs[tensor.name]
-            self._binding.bind_input(
-                tensor.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data
-            )
-        for tensor in self.outputs:
-            array = outputs[tensor.name]
-            self._binding.bind_output(
-                tensor.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data
-            )
-
-    def warm_up(self, inputs: Mapping[str, tuple[int, ...]], outputs: Mapping[str, Array]) -> None:
-        """Runs once on zeros of the largest shapes, so that the engine's own memory is there before
-        the first frame.
-        """
-        zeros = {tensor.name: np.zeros(inputs[tensor.name], tensor.dtype) for tensor in self.inputs}
-        self.bind(zeros, outputs)
-        self.run()
-        self._binding.clear_binding_inputs()
-
-    def run(self) -> None:
-        """Computes the bound outputs from the bound inputs."""
-        try:
-            self._session.run_with_iobinding(self._binding)
-        except Exception as problem:  # as above
-            raise BackendError(f"ONNX Runtime failed in '{self.name}': {problem}") from problem
-
-
 class Part:
     """A session with its output buffers."""
 
-    def __init__(self, backend: Backend, model: onnx.ModelProto, name: str) -> None:
-        self.session = _Session(model, num_threads=backend.num_threads, name=name)
-        self.buffers = [
-            _Buffer(tensor, backend.max_shape(tensor)) for tensor in self.session.outputs
-        ]
+    def __init__(self, backend: Backend, session: Session) -> None:
+        self.session = session
+        self.buffers = [_Buffer(tensor, backend.max_shape(tensor)) for tensor in session.outputs]
         self._shape_of = backend.shape_of
-        self.session.warm_up(
-            {tensor.name: backend.max_shape(tensor) for tensor in self.session.inputs},
+        session.warm_up(
+            {tensor.name: backend.max_shape(tensor) for tensor in session.inputs},
             {item.tensor.name: item.view(backend.max_shape(item.tensor)) for item in self.buffers},
         )
 
@@ -132,16 +121,14 @@ class CameraPart:
     Each run is the same whatever the number of cameras, and peak memory is that of one image.
     """
 
-    def __init__(
-        self, backend: Backend, model: onnx.ModelProto, name: str, *, per_camera: set[str]
-    ) -> None:
-        self.session = _Session(model, num_threads=backend.num_threads, name=name)
+    def __init__(self, backend: Backend, session: Session, *, per_camera: set[str]) -> None:
+        self.session = session
         cameras = backend.manifest.cameras
         assert cameras is not None  # a model with a camera branch has them
         count = cameras.max
-        self._per_camera = [item.name for item in self.session.inputs if item.name in per_camera]
+        self._per_camera = [item.name for item in session.inputs if item.name in per_camera]
         self.buffers: list[_Buffer] = []
-        for tensor in self.session.outputs:
+        for tensor in session.outputs:
             shape = backend.max_shape(tensor)
             if shape[:1] != (1,):
                 raise ModelError(
@@ -151,9 +138,7 @@ class CameraPart:
                 )
             self.buffers.append(_Buffer(tensor, (count, *shape[1:])))
         one = {item.tensor.name: item.view((1, *item.max_shape[1:])) for item in self.buffers}
-        self.session.warm_up(
-            {item.name: backend.max_shape(item) for item in self.session.inputs}, one
-        )
+        session.warm_up({item.name: backend.max_shape(item) for item in session.inputs}, one)
 
     @property
     def max_shapes(self) -> dict[str, tuple[int, ...]]:
