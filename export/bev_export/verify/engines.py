@@ -27,6 +27,7 @@ def check_engines(model: ModelPackage) -> Iterator[Check]:
     except MissingExtraError as problem:
         yield Check("TensorRT-RTX compiles", None, f"not made: {problem}")
         return
+    level = log.level
     log.setLevel(logging.ERROR)  # that an engine is new is no news in an empty cache
     with tempfile.TemporaryDirectory() as name:
         cache = EngineCache(Path(name) / "engines")
@@ -40,3 +41,5 @@ def check_engines(model: ModelPackage) -> Iterator[Check]:
                 )
         except (BackendError, ModelError) as problem:
             yield Check("TensorRT-RTX compiles", False, str(problem))
+        finally:
+            log.setLevel(level)
