@@ -112,6 +112,18 @@ int64_t pool(const bev::PoolJob &job, int64_t num_cells, int64_t num_threads) {
   return table->num_intervals;
 }
 
+float log_count(float count) { return std::log1p(count) * 0.25f; }
+
+// Made here and not beside the loops: what runs when the library is loaded must run on any processor.
+struct LogCounts {
+  float values[bev::kKnownCounts];
+  LogCounts() noexcept {
+    for (int64_t i = 0; i < bev::kKnownCounts; ++i) values[i] = log_count(static_cast<float>(i));
+  }
+};
+
+const LogCounts kLogCounts;
+
 // A build that failed covers nothing.
 int64_t cleared_on_error(int64_t result, uint8_t *covered, int64_t num_cells) {
   if (result < 0) std::memset(covered, 0, num_cells);
@@ -195,16 +207,15 @@ int64_t bev_build_splat_table(const float *rays, const double *ref_from_camera, 
 } // extern "C"
 
 extern "C" int64_t bev_pillar_features(const float *points, int64_t num_points, int64_t stride, const BevPillarGrid *grid,
-                                       float *features, float *scratch, int32_t *touched, int64_t *num_touched) {
-  if ((!points && num_points > 0) || num_points < 0 || stride < 4 || !grid || !features || !scratch || !touched ||
-      !num_touched)
+                                       float *features, float *scratch, uint32_t *lines) {
+  if ((!points && num_points > 0) || num_points < 0 || stride < 4 || !grid || !features || !scratch || !lines)
     return BEV_ERROR_ARGUMENT;
   if (!(grid->cell > 0 && grid->slice_height > 0 && grid->intensity_scale > 0) || grid->slices < 1 || grid->slices > 64)
     return BEV_ERROR_ARGUMENT;
   const int64_t cells = product(grid->rows, grid->columns);
   if (cells < 1 || product(grid->rows, grid->columns, 8 + grid->slices) < 0) return BEV_ERROR_TOO_LARGE;
-  if (*num_touched < 0 || *num_touched > cells) return BEV_ERROR_ARGUMENT;
-  return bev::pillars({points, num_points, stride, grid, features, scratch, touched, num_touched});
+  const bev::PillarJob job{points, num_points, stride, grid, features, scratch, lines, kLogCounts.values, log_count};
+  return BEV_DISPATCH(pillars(job));
 }
 
 extern "C" int64_t bev_image_taps(int64_t source, int64_t resized, int64_t offset, int64_t count, int64_t is_row,
