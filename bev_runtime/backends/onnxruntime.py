@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 
 from bev_runtime.backends.base import Array, Backend
 from bev_runtime.backends.graph_cut import PoolNode, cut_at_pool, fix_inputs
 from bev_runtime.backends.ort_session import CameraPart, Part, Sizes, Tensors
-from bev_runtime.bevpool import BevPoolTable, bev_pool
+from bev_runtime.bevpool import BevPoolTable, PooledOutput
 from bev_runtime.errors import BackendError, ModelError
 from bev_runtime.manifest import Stage
 from bev_runtime.model import ModelPackage
@@ -91,8 +90,8 @@ class _PoolStage:
                 f"features of stage '{stage.name}' are {width}x{height}, the manifest's "
                 f"view_transform says {view.feature_width}x{view.feature_height}: correct it"
             )
-        self._out = np.zeros((1, *pool.size, channels), np.float32)
-        shapes: dict[str, tuple[int, ...]] = {pool.output: self._out.shape}
+        self._out = PooledOutput(pool.size, channels)
+        shapes: dict[str, tuple[int, ...]] = {pool.output: self._out.array.shape}
         for part in (self._before, self._after):
             shapes |= part.max_shapes if part is not None else {}
         _check_outputs(backend, stage, shapes)
@@ -104,7 +103,7 @@ class _PoolStage:
         name, after = self._stage.name, self._after
         if self._before is not None:
             call.timed(f"{name}.encoder", lambda: self._encode(tensors, call.sizes))
-        tensors[self._pool.output] = self._out
+        tensors[self._pool.output] = self._out.array
         call.timed("bev_pool", lambda: self._run_pool(tensors, call.table))
         if after is not None:
             call.timed(f"{name}.decoder", lambda: after.run(tensors, call.sizes))
@@ -125,7 +124,7 @@ class _PoolStage:
         else:
             depth = tensors[self._pool.depth]
         try:
-            bev_pool(depth, feat, table, self._out, self._threads)
+            self._out.pool(depth, feat, table, self._threads)
         except ValueError as problem:
             raise BackendError(f"pooling in stage '{self._stage.name}': {problem}") from None
 

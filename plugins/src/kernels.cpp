@@ -12,7 +12,10 @@ namespace {
 constexpr int64_t kInt32Max = INT32_MAX;
 constexpr int64_t kMaxThreads = 64;
 constexpr int64_t kProductsPerThread = 1 << 20; // below this, waking a thread costs more than it saves
-constexpr int64_t kPartsPerThread = 4;           // so that a thread that is held up leaves its share to the others
+// Many parts, so that a thread that wakes late or is held up leaves its share to the others, and none waits long for the last;
+// but not so small that claiming one is felt.
+constexpr int64_t kPartsPerThread = 32;
+constexpr int64_t kProductsPerPart = 1 << 16;
 
 // Instruction sets, each containing those before it.
 enum Level { kPortable, kAvx2, kAvx512 };
@@ -104,10 +107,12 @@ int64_t pool(const bev::PoolJob &job, int64_t num_cells, int64_t num_threads) {
   if (table->num_points < 0 || table->num_points > table->point_capacity || table->num_intervals < 0 ||
       table->num_intervals > table->interval_capacity || table->num_intervals > num_cells)
     return BEV_ERROR_ARGUMENT;
-  int64_t threads = 1 + table->num_points * job.channels / kProductsPerThread;
+  const int64_t products = table->num_points * job.channels;
+  int64_t threads = 1 + products / kProductsPerThread;
   threads = threads < num_threads ? threads : num_threads;
   threads = threads < kMaxThreads ? threads : kMaxThreads;
-  const PoolWork work{job, num_cells, threads == 1 ? 1 : threads * kPartsPerThread};
+  const int64_t parts = products / kProductsPerPart < threads * kPartsPerThread ? products / kProductsPerPart : threads * kPartsPerThread;
+  const PoolWork work{job, num_cells, threads == 1 ? 1 : parts};
   bev::run_parts(work.num_parts, threads, run_part, &work);
   return table->num_intervals;
 }
@@ -168,13 +173,13 @@ int64_t bev_limit_variant(const char *name) {
 }
 
 int64_t bev_pool_f32(const float *depth, const float *feat, int64_t channels, const BevTable *table, float *out,
-                     int64_t num_cells, int64_t num_threads) {
-  return pool({depth, feat, channels, table, out, false}, num_cells, num_threads);
+                     uint8_t *held, int64_t num_cells, int64_t num_threads) {
+  return pool({depth, feat, channels, table, out, false, held}, num_cells, num_threads);
 }
 
 int64_t bev_pool_f16(const uint16_t *depth, const uint16_t *feat, int64_t channels, const BevTable *table, uint16_t *out,
-                     int64_t num_cells, int64_t num_threads) {
-  return pool({depth, feat, channels, table, out, true}, num_cells, num_threads);
+                     uint8_t *held, int64_t num_cells, int64_t num_threads) {
+  return pool({depth, feat, channels, table, out, true, held}, num_cells, num_threads);
 }
 
 int64_t bev_build_sample_table(const BevCamera *cameras, int64_t num_cameras, int64_t width, int64_t height,

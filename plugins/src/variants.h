@@ -39,6 +39,7 @@ struct PoolJob {
   const BevTable *table;
   void *out;
   bool half;
+  uint8_t *held; // [cells], 0 where `out` is zero; or null
 };
 
 // The intervals of one part of the work, and the cells that it writes.

@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define BEV_ABI_VERSION 6
+#define BEV_ABI_VERSION 7
 #define BEV_MAX_CAMERAS 64
 
 #define BEV_ERROR_ARGUMENT (-1)  // a null pointer, a negative size, or a value outside its range
@@ -60,12 +60,17 @@ BEV_EXPORT int64_t bev_limit_variant(const char *name);
 //
 // Sums run in the order of the table and an interval belongs to one thread, so the result does not depend on
 // `num_threads` by a single bit. Intervals are sorted by cell, one per cell. Returns the number of intervals.
+//
+// held: uint8[num_cells], or null. 1 marks the cells of `out` that may be other than 0: of the cells without points only
+// those are cleared. It is brought up to date, so whoever keeps both arrays, and writes neither, need not do more than begin
+// with ones, or with zeros in both. An error leaves both as they were.
 BEV_EXPORT int64_t bev_pool_f32(const float *depth, const float *feat, int64_t channels, const struct BevTable *table,
-                                float *out, int64_t num_cells, int64_t num_threads);
+                                float *out, uint8_t *held, int64_t num_cells, int64_t num_threads);
 
 // The same for IEEE halves, as their bits: each product and sum is float32, and rounding to half is the last step.
 BEV_EXPORT int64_t bev_pool_f16(const uint16_t *depth, const uint16_t *feat, int64_t channels,
-                                const struct BevTable *table, uint16_t *out, int64_t num_cells, int64_t num_threads);
+                                const struct BevTable *table, uint16_t *out, uint8_t *held, int64_t num_cells,
+                                int64_t num_threads);
 
 // Bilinear sampling of points float[num_points][3] (reference ego frame, metres) in every camera that sees them.
 //
