@@ -151,12 +151,14 @@ def plot(rows: list[dict], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(max(6, 0.35 * len(rows) + 4), 5))
     places = np.arange(len(rows))
-    for name in rows[0]["warm"]:
-        axes.plot(places, [row["warm"][name]["p50_ms"] for row in rows], "o-", label=name)
+    colours = mpl.colormaps["Paired"].colors  # twelve, one for each peer
+    for name, colour in zip(rows[0]["warm"], colours, strict=True):
+        times = [row["warm"][name]["p50_ms"] for row in rows]
+        axes.plot(places, times, "o-", label=name, color=colour)
     axes.plot(places, [row["floor_ms"] for row in rows], "k--", label="floor (bytes)")
     axes.set(yscale="log", ylabel="CPU time of one thread, ms")
     axes.set_xticks(places, [row["shape"] for row in rows], rotation=90, fontsize=6)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 
