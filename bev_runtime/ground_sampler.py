@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bev_runtime import native, numpy_kernels
-from bev_runtime.bevpool import BevPoolTable, Float32
 from bev_runtime.camera import max_radius
 from bev_runtime.geometry import Float64, invert_rigid
+from bev_runtime.pool_table import BevPoolTable, Float32
 from bev_runtime.types import CameraModel
 from bev_runtime.view_base import Poses, Slots, cover
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bev_runtime.bevpool import BevPoolTable, Float32
 from bev_runtime.lift_splat import InSight
 from bev_runtime.manifest_views import Learned
+from bev_runtime.pool_table import BevPoolTable, Float32
 from bev_runtime.types import BevGrid, CameraModel
 from bev_runtime.view_base import Poses
 

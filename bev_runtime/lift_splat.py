@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bev_runtime import native, numpy_kernels
-from bev_runtime.bevpool import BevPoolTable, Float32
 from bev_runtime.camera import project, unproject
 from bev_runtime.ground_sampler import GroundSampler
+from bev_runtime.pool_table import BevPoolTable, Float32
 from bev_runtime.types import BevGrid, CameraModel
 from bev_runtime.view_base import Poses, Slots, cover
 

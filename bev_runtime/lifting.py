@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bev_runtime.bevpool import Float32
 from bev_runtime.ego_motion import EgoMotion
 from bev_runtime.geometry import Float64
 from bev_runtime.manifest import LiftSplat, Manifest, Voxels
+from bev_runtime.pool_table import Float32
 from bev_runtime.types import Calibration, CameraModel, Snapshot
 from bev_runtime.view_transform import LearnedView, VoxelSampler, make_view_transform
 from bev_runtime.volume_plane import VolumePlane

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-ABI_VERSION = 5
+ABI_VERSION = 7
 MAX_CAMERAS = 64
 LIBRARY = Path(__file__).parent / "_native" / "libbev_runtime_kernels.so"
 LENSES = {"none": 0, "plumb_bob": 1, "rational_polynomial": 1, "equidistant": 2}
@@ -100,8 +100,8 @@ _POINTER, _INT, _DOUBLE, _TABLE = (
 )
 _SIGNATURES = {
     "bev_limit_variant": (ctypes.c_char_p,),
-    "bev_pool_f32": (_POINTER, _POINTER, _INT, _TABLE, _POINTER, _INT, _INT),
-    "bev_pool_f16": (_POINTER, _POINTER, _INT, _TABLE, _POINTER, _INT, _INT),
+    "bev_pool_f32": (_POINTER, _POINTER, _INT, _TABLE, _POINTER, _POINTER, _INT, _INT),
+    "bev_pool_f16": (_POINTER, _POINTER, _INT, _TABLE, _POINTER, _POINTER, _INT, _INT),
     "bev_build_sample_table": (
         *(_POINTER, _INT, _INT, _INT, _POINTER, _INT),
         *(_DOUBLE, _DOUBLE, _TABLE, _POINTER),
@@ -118,7 +118,7 @@ _SIGNATURES = {
     ),
     "bev_pillar_features": (
         *(_POINTER, _INT, _INT, ctypes.POINTER(PillarGrid)),
-        *(_POINTER, _POINTER, _POINTER, ctypes.POINTER(ctypes.c_int64)),
+        *(_POINTER, _POINTER, _POINTER),
     ),
 }
 

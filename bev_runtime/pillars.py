@@ -53,14 +53,12 @@ class PillarEncoder:
         self.grid, self.channels = grid, STATISTICS + slices
         self._slices = (z_min, slice_height, slices)
         self._intensity_scale = intensity_scale
-        self.features = np.zeros((1, self.channels, *grid.shape), np.float32)
+        # Aligned, so that 16 channels of a pillar, and 16 pillars of a channel, are one cache line
+        # and not parts of two.
         cells = grid.rows * grid.columns
-        # Aligned, so that a pillar of 16 channels is one cache line and not parts of two.
-        memory = np.zeros(cells * self.channels + CACHE_LINE, np.float32)
-        start = -memory.ctypes.data // memory.itemsize % CACHE_LINE
-        self._scratch = memory[start : start + cells * self.channels]
-        self._touched = np.zeros(cells, np.int32)
-        self._num_touched = ctypes.c_int64(0)
+        self.features = _aligned_zeros(self.channels * cells).reshape(1, -1, *grid.shape)
+        self._scratch = _aligned_zeros(cells * self.channels)
+        self._lines = np.zeros(-(-cells // CACHE_LINE), np.uint32)
         self._native_grid = native.PillarGrid(
             grid.x_min,
             grid.y_min,
@@ -108,8 +106,14 @@ class PillarEncoder:
             ctypes.byref(self._native_grid),
             self.features.ctypes.data,
             self._scratch.ctypes.data,
-            self._touched.ctypes.data,
-            ctypes.byref(self._num_touched),
+            self._lines.ctypes.data,
         )
         native.check(code, "bev_pillar_features")
         return self.features
+
+
+def _aligned_zeros(size: int) -> Float32:
+    """Zeros float32 [size] that begin at a cache line."""
+    memory = np.zeros(size + CACHE_LINE, np.float32)
+    start = -memory.ctypes.data // memory.itemsize % CACHE_LINE
+    return memory[start : start + size]

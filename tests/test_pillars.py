@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import tracemalloc
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -137,22 +138,83 @@ def test_the_kernel_refuses_sizes_that_would_take_it_out_of_its_arrays():
     library = native.load()
     assert library is not None
     made, points = encoder(), cloud(10)
-    grid, touched = made._native_grid, np.zeros(GRID.rows * GRID.columns, np.int32)
+    grid = made._native_grid
 
-    def call(count: int = 10, stride: int = 4, known: int = 0, **change: float) -> int:
+    def call(count: int = 10, stride: int = 4, **change: float) -> int:
         changed = native.PillarGrid.from_buffer_copy(grid)
         for name, value in change.items():
             setattr(changed, name, value)
-        number = ctypes.c_int64(known)
-        memory = (made.features.ctypes.data, made._scratch.ctypes.data, touched.ctypes.data)
+        arrays = (made.features, made._scratch, made._lines)
+        memory = (array.ctypes.data for array in arrays)
         where = points.ctypes.data
-        arguments = (ctypes.byref(changed), *memory, ctypes.byref(number))
-        return int(library.bev_pillar_features(where, count, stride, *arguments))
+        return int(
+            library.bev_pillar_features(where, count, stride, ctypes.byref(changed), *memory)
+        )
 
     assert call() > 0
     assert call(count=-1) == call(stride=3) == call(slices=0) == call(slices=65) == -1
-    assert call(cell=0.0) == call(cell=math.nan) == call(known=-1) == call(known=1 << 40) == -1
+    assert call(cell=0.0) == call(cell=math.nan) == call(intensity_scale=0.0) == -1
     assert call(rows=1 << 20, columns=1 << 20) == call(rows=-1) == -3
+
+
+VARIANTS = ("portable", "avx2", "avx512")
+
+
+def limited(variant: str) -> str:
+    """The code path in use after a limit."""
+    native.limit_variant(variant)
+    return native.variant()
+
+
+@pytest.fixture
+def variants() -> Iterator[list[str]]:
+    """The code paths that this processor has."""
+    found = sorted({limited(variant) for variant in VARIANTS}, key=VARIANTS.index)
+    if len(found) == 1:
+        pytest.skip("this processor has one code path only")
+    yield found
+    native.limit_variant(VARIANTS[-1])
+
+
+@needs_library
+@pytest.mark.parametrize("slices", [3, 8])
+@pytest.mark.parametrize("stride", [4, 5, 7])
+def test_code_paths_give_the_same_bits_and_may_take_turns(variants, slices, stride):
+    counts = (0, 1, 15, 16, 17, 63, 64, 65, 191, 192, 193, 5000, 40_000, 100)
+    # 21 x 19 pillars: the last line is not whole, and rows begin within one.
+    odd = BevGrid(-12.0, -12.0 + 21 * 1.25, -8.0, -8.0 + 19 * 1.25, 1.25)
+    for grid in (GRID, odd):
+        made = {
+            each: PillarEncoder(
+                grid, z_min=-1.0, slices=slices, slice_height=0.5, intensity_scale=255.0
+            )
+            for each in (*variants, "in turn")
+        }
+        for turn, count in enumerate(counts):
+            points = np.zeros((count, stride), np.float32)
+            points[:, :4] = cloud(count, turn)
+            points[3::50, turn % 4] = np.nan
+            paths = {each: each for each in variants} | {"in turn": variants[turn % len(variants)]}
+            found = {}
+            for name, variant in paths.items():
+                limited(variant)
+                found[name] = made[name].encode(points).tobytes()
+            assert len(set(found.values())) == 1, count
+            assert not any(each._scratch.any() for each in made.values())
+
+
+@needs_library
+def test_a_crowd_in_one_pillar_and_heights_below_zero_are_counted_on_every_code_path(variants):
+    points = np.zeros((3000, 4), np.float32)
+    points[:, 2] = np.linspace(-0.9, -0.1, 3000)
+    points[5:7, 2] = (-0.0, 0.0)
+    for variant in variants:
+        limited(variant)
+        features = encoder().encode(points)[0].reshape(16, -1)
+        (crowded,) = np.flatnonzero(features[0])
+        expected = [math.log1p(3000) / 4, np.mean(points[:, 2]) / 2, 0, -0.45]
+        assert np.allclose(features[:4, crowded], expected, atol=1e-4)
+        assert np.array_equal(np.flatnonzero(features[8:, crowded]), [0, 1, 2])
 
 
 @needs_library

@@ -19,9 +19,8 @@ from bev_runtime.backends.session_parts import (
     Session,
     Sizes,
     Tensors,
-    aligned_zeros,
 )
-from bev_runtime.bevpool import BevPoolTable, bev_pool
+from bev_runtime.bevpool import BevPoolTable, PooledOutput
 from bev_runtime.errors import BackendError, ModelError
 from bev_runtime.manifest import Stage
 from bev_runtime.model import ModelPackage
@@ -102,8 +101,8 @@ class _PoolStage:
                 f"features of stage '{stage.name}' are {width}x{height}, the manifest's "
                 f"view_transform says {view.feature_width}x{view.feature_height}: correct it"
             )
-        self._out = aligned_zeros((1, *pool.size, channels), "float32")
-        shapes: dict[str, tuple[int, ...]] = {pool.output: self._out.shape}
+        self._out = PooledOutput(pool.size, channels)
+        shapes: dict[str, tuple[int, ...]] = {pool.output: self._out.array.shape}
         for part in (self._before, self._after):
             shapes |= part.max_shapes if part is not None else {}
         _check_outputs(backend, stage, shapes)
@@ -115,7 +114,7 @@ class _PoolStage:
         name, after = self._stage.name, self._after
         if self._before is not None:
             call.timed(f"{name}.encoder", lambda: self._encode(tensors, call.sizes))
-        tensors[self._pool.output] = self._out
+        tensors[self._pool.output] = self._out.array
         call.timed("bev_pool", lambda: self._run_pool(tensors, call.table))
         if after is not None:
             call.timed(f"{name}.decoder", lambda: after.run(tensors, call.sizes))
@@ -136,7 +135,7 @@ class _PoolStage:
         else:
             depth = tensors[self._pool.depth]
         try:
-            bev_pool(depth, feat, table, self._out, self._threads)
+            self._out.pool(depth, feat, table, self._threads)
         except ValueError as problem:
             raise BackendError(f"pooling in stage '{self._stage.name}': {problem}") from None
 

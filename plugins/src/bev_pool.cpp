@@ -93,35 +93,48 @@ template <typename Storage> struct Typed {
   const int32_t *ranks_depth, *ranks_feat;
 };
 
-// Adds up `Count` Values of channels of one interval; a Value is 16 or 8 channels, or one.
+// Adds the points [begin, end) to `Count` Values of channels; a Value is 16 or 8 channels, or one.
 template <typename Value, int Count, typename Storage>
-inline void pool_channels(const Typed<Storage> &job, int64_t begin, int64_t end, int64_t channel, Storage *out) {
+inline __attribute__((always_inline)) void add_run(const Typed<Storage> &job, int64_t begin, int64_t end, int64_t channel,
+                                                   Value *sums) {
   constexpr int kWidth = sizeof(Value) / sizeof(float);
-  Value total[Count] = {};
+  for (int64_t point = begin; point < end; ++point) {
+    const float weight = widen(job.depth[job.ranks_depth[point]]);
+    const Storage *feat = job.feat + job.ranks_feat[point] * job.channels + channel;
+#pragma GCC unroll 16
+    for (int i = 0; i < Count; ++i) {
+      Value values;
+      load(feat + i * kWidth, values);
+      sums[i] += values * weight;
+    }
+  }
+}
+
+// The rest of an interval whose first run is in `total`. Not inlined: such intervals are few, and there it takes no registers.
+template <typename Value, int Count, typename Storage>
+__attribute__((noinline)) void add_further_runs(const Typed<Storage> &job, int64_t begin, int64_t end, int64_t channel,
+                                                Value *total) {
   for (int64_t run = begin; run < end; run += kRun) {
-    const int64_t stop = end - run < kRun ? end : run + kRun;
     Value sums[Count] = {};
-    for (int64_t point = run; point < stop; ++point) {
-      const float weight = widen(job.depth[job.ranks_depth[point]]);
-      const Storage *feat = job.feat + job.ranks_feat[point] * job.channels + channel;
-#pragma GCC unroll 16
-      for (int i = 0; i < Count; ++i) {
-        Value values;
-        load(feat + i * kWidth, values);
-        sums[i] += values * weight;
-      }
-    }
-    if (run != begin) {
-#pragma GCC unroll 16
-      for (int i = 0; i < Count; ++i) sums[i] += total[i];
-    }
-    if (stop != end) {
-      __builtin_memcpy(total, sums, sizeof(sums));
-      continue;
-    }
+    add_run<Value, Count>(job, run, end - run < kRun ? end : run + kRun, channel, sums);
+    for (int i = 0; i < Count; ++i) total[i] += sums[i];
+  }
+}
+
+template <typename Value, int Count, typename Storage>
+inline __attribute__((always_inline)) void pool_channels(const Typed<Storage> &job, int64_t begin, int64_t end,
+                                                         int64_t channel, Storage *out) {
+  constexpr int kWidth = sizeof(Value) / sizeof(float);
+  Value sums[Count] = {};
+  if (end - begin <= kRun) {
+    add_run<Value, Count>(job, begin, end, channel, sums);
 #pragma GCC unroll 16
     for (int i = 0; i < Count; ++i) store(sums[i], out + channel + i * kWidth);
+    return;
   }
+  Value total[Count] = {};
+  add_further_runs<Value, Count>(job, begin, end, channel, total);
+  for (int i = 0; i < Count; ++i) store(total[i], out + channel + i * kWidth);
 }
 
 template <typename Storage>
@@ -143,19 +156,69 @@ inline void pool_interval(const Typed<Storage> &job, int64_t begin, int64_t end,
   }
 }
 
-template <typename Storage> void pool_typed(const PoolJob &job, const PoolRange &range) {
+// What pools one interval: the usual channel counts are known to the compiler, which then keeps everything in registers.
+template <int Channels> struct Interval {
+  template <typename Storage>
+  static __attribute__((always_inline)) void pool(const Typed<Storage> &job, int64_t begin, int64_t end, Storage *out) {
+    const Typed<Storage> fixed{job.depth, job.feat, Channels, job.ranks_depth, job.ranks_feat};
+    pool_channels<Lanes, Channels / kLanes>(fixed, begin, end, 0, out);
+  }
+};
+
+template <> struct Interval<0> {
+  template <typename Storage> static void pool(const Typed<Storage> &job, int64_t begin, int64_t end, Storage *out) {
+    pool_interval(job, begin, end, out);
+  }
+};
+
+// Clears the cells [cell, last), or those of them that hold something where that is known.
+template <typename Storage> void clear(const PoolJob &job, Storage *out, int64_t cell, int64_t last) {
+  const int64_t row = job.channels * static_cast<int64_t>(sizeof(Storage));
+  if (!job.held) {
+    __builtin_memset(out + cell * job.channels, 0, (last - cell) * row);
+    return;
+  }
+  for (; cell < last; ++cell) {
+    if (!job.held[cell]) continue;
+    __builtin_memset(out + cell * job.channels, 0, row);
+    job.held[cell] = 0;
+  }
+}
+
+// Intervals: sums are written to lines that are on their way by then; one or two ahead is too late.
+constexpr int64_t kAhead = 8;
+
+template <typename Storage> void ask_for(const Storage *row, int64_t channels) {
+  constexpr int64_t kLine = 64 / sizeof(Storage);
+  for (int64_t channel = 0; channel < channels; channel += kLine) __builtin_prefetch(row + channel, 1);
+}
+
+template <int Channels, typename Storage> void pool_range(const PoolJob &job, const PoolRange &range) {
   const BevTable &table = *job.table;
   const Typed<Storage> typed{static_cast<const Storage *>(job.depth), static_cast<const Storage *>(job.feat), job.channels,
                              table.ranks_depth, table.ranks_feat};
+  const int32_t *const starts = table.interval_starts, *const lengths = table.interval_lengths, *const cells = table.interval_cells;
   Storage *const out = static_cast<Storage *>(job.out);
   int64_t cell = range.first_cell;
   for (int64_t interval = range.first_interval; interval < range.last_interval; ++interval) {
-    const int64_t begin = table.interval_starts[interval], target = table.interval_cells[interval];
-    __builtin_memset(out + cell * job.channels, 0, (target - cell) * job.channels * sizeof(Storage));
-    pool_interval(typed, begin, begin + table.interval_lengths[interval], out + target * job.channels);
+    const int64_t begin = starts[interval], target = cells[interval];
+    if (cell != target) clear(job, out, cell, target);
+    if (job.held) job.held[target] = 1;
+    if (interval + kAhead < range.last_interval) ask_for(out + cells[interval + kAhead] * job.channels, job.channels);
+    Interval<Channels>::pool(typed, begin, begin + lengths[interval], out + target * job.channels);
     cell = target + 1;
   }
-  __builtin_memset(out + cell * job.channels, 0, (range.last_cell - cell) * job.channels * sizeof(Storage));
+  clear(job, out, cell, range.last_cell);
+}
+
+template <typename Storage> void pool_typed(const PoolJob &job, const PoolRange &range) {
+  switch (job.channels) {
+  case 80: return pool_range<80, Storage>(job, range);
+  case 64: return pool_range<64, Storage>(job, range);
+  case 48: return pool_range<48, Storage>(job, range);
+  case 32: return pool_range<32, Storage>(job, range);
+  default: return pool_range<0, Storage>(job, range);
+  }
 }
 
 } // namespace

@@ -12,7 +12,10 @@ namespace {
 constexpr int64_t kInt32Max = INT32_MAX;
 constexpr int64_t kMaxThreads = 64;
 constexpr int64_t kProductsPerThread = 1 << 20; // below this, waking a thread costs more than it saves
-constexpr int64_t kPartsPerThread = 4;           // so that a thread that is held up leaves its share to the others
+// Many parts, so that a thread that wakes late or is held up leaves its share to the others, and none waits long for the last;
+// but not so small that claiming one is felt.
+constexpr int64_t kPartsPerThread = 32;
+constexpr int64_t kProductsPerPart = 1 << 16;
 
 // Instruction sets, each containing those before it.
 enum Level { kPortable, kAvx2, kAvx512 };
@@ -104,13 +107,27 @@ int64_t pool(const bev::PoolJob &job, int64_t num_cells, int64_t num_threads) {
   if (table->num_points < 0 || table->num_points > table->point_capacity || table->num_intervals < 0 ||
       table->num_intervals > table->interval_capacity || table->num_intervals > num_cells)
     return BEV_ERROR_ARGUMENT;
-  int64_t threads = 1 + table->num_points * job.channels / kProductsPerThread;
+  const int64_t products = table->num_points * job.channels;
+  int64_t threads = 1 + products / kProductsPerThread;
   threads = threads < num_threads ? threads : num_threads;
   threads = threads < kMaxThreads ? threads : kMaxThreads;
-  const PoolWork work{job, num_cells, threads == 1 ? 1 : threads * kPartsPerThread};
+  const int64_t parts = products / kProductsPerPart < threads * kPartsPerThread ? products / kProductsPerPart : threads * kPartsPerThread;
+  const PoolWork work{job, num_cells, threads == 1 ? 1 : parts};
   bev::run_parts(work.num_parts, threads, run_part, &work);
   return table->num_intervals;
 }
+
+float log_count(float count) { return std::log1p(count) * 0.25f; }
+
+// Made here and not beside the loops: what runs when the library is loaded must run on any processor.
+struct LogCounts {
+  float values[bev::kKnownCounts];
+  LogCounts() noexcept {
+    for (int64_t i = 0; i < bev::kKnownCounts; ++i) values[i] = log_count(static_cast<float>(i));
+  }
+};
+
+const LogCounts kLogCounts;
 
 // A build that failed covers nothing.
 int64_t cleared_on_error(int64_t result, uint8_t *covered, int64_t num_cells) {
@@ -156,13 +173,13 @@ int64_t bev_limit_variant(const char *name) {
 }
 
 int64_t bev_pool_f32(const float *depth, const float *feat, int64_t channels, const BevTable *table, float *out,
-                     int64_t num_cells, int64_t num_threads) {
-  return pool({depth, feat, channels, table, out, false}, num_cells, num_threads);
+                     uint8_t *held, int64_t num_cells, int64_t num_threads) {
+  return pool({depth, feat, channels, table, out, false, held}, num_cells, num_threads);
 }
 
 int64_t bev_pool_f16(const uint16_t *depth, const uint16_t *feat, int64_t channels, const BevTable *table, uint16_t *out,
-                     int64_t num_cells, int64_t num_threads) {
-  return pool({depth, feat, channels, table, out, true}, num_cells, num_threads);
+                     uint8_t *held, int64_t num_cells, int64_t num_threads) {
+  return pool({depth, feat, channels, table, out, true, held}, num_cells, num_threads);
 }
 
 int64_t bev_build_sample_table(const BevCamera *cameras, int64_t num_cameras, int64_t width, int64_t height,
@@ -195,16 +212,15 @@ int64_t bev_build_splat_table(const float *rays, const double *ref_from_camera, 
 } // extern "C"
 
 extern "C" int64_t bev_pillar_features(const float *points, int64_t num_points, int64_t stride, const BevPillarGrid *grid,
-                                       float *features, float *scratch, int32_t *touched, int64_t *num_touched) {
-  if ((!points && num_points > 0) || num_points < 0 || stride < 4 || !grid || !features || !scratch || !touched ||
-      !num_touched)
+                                       float *features, float *scratch, uint32_t *lines) {
+  if ((!points && num_points > 0) || num_points < 0 || stride < 4 || !grid || !features || !scratch || !lines)
     return BEV_ERROR_ARGUMENT;
   if (!(grid->cell > 0 && grid->slice_height > 0 && grid->intensity_scale > 0) || grid->slices < 1 || grid->slices > 64)
     return BEV_ERROR_ARGUMENT;
   const int64_t cells = product(grid->rows, grid->columns);
   if (cells < 1 || product(grid->rows, grid->columns, 8 + grid->slices) < 0) return BEV_ERROR_TOO_LARGE;
-  if (*num_touched < 0 || *num_touched > cells) return BEV_ERROR_ARGUMENT;
-  return bev::pillars({points, num_points, stride, grid, features, scratch, touched, num_touched});
+  const bev::PillarJob job{points, num_points, stride, grid, features, scratch, lines, kLogCounts.values, log_count};
+  return BEV_DISPATCH(pillars(job));
 }
 
 extern "C" int64_t bev_image_taps(int64_t source, int64_t resized, int64_t offset, int64_t count, int64_t is_row,

@@ -1,29 +1,10 @@
 // Statistics of the points in each pillar. One pass over the points into a cache line or two per pillar, which memory is
-// asked for in advance, and one pass over the pillars that have points.
-#include <cmath>
+// asked for in advance, and one pass over the lines of 16 pillars that hold points now or held some after the last call.
+// Every variant computes the same bits: it adds in the order of the points, and this file is compiled without contraction.
+#include "pillars.h"
 
-#include "variants.h"
-
-namespace bev {
+namespace bev::BEV_VARIANT {
 namespace {
-
-enum Sum { kCount = 0, kMeanZ, kMaxZ, kMinZ, kMeanIntensity, kMaxIntensity, kMeanX, kMeanY, kSlices };
-
-// Most pillars and slices hold few points, and a logarithm takes longer than all the rest of a point.
-constexpr int64_t kKnownCounts = 256;
-
-struct LogCounts {
-  float values[kKnownCounts];
-  LogCounts() noexcept {
-    for (int64_t i = 0; i < kKnownCounts; ++i) values[i] = std::log1p(static_cast<float>(i)) * 0.25f;
-  }
-};
-
-const LogCounts kLogCounts;
-
-float log_count(float count) {
-  return count < kKnownCounts ? kLogCounts.values[static_cast<int64_t>(count)] : std::log1p(count) * 0.25f;
-}
 
 // A point that counts.
 struct Placed {
@@ -33,23 +14,18 @@ struct Placed {
 
 constexpr int64_t kBatch = 32; // points that are placed before their pillars, by then on the way from memory, are summed up
 
-struct Scales {
-  double cell;
-  float slice, intensity;
-};
-
-bool place(const float *point, const BevPillarGrid &grid, const Scales &scales, Placed &placed) {
+inline bool place(const float *point, const BevPillarGrid &grid, const PillarScales &scales, Placed &placed) {
   const double row = (static_cast<double>(point[0]) - grid.x_min) * scales.cell;
   const double column = (static_cast<double>(point[1]) - grid.y_min) * scales.cell;
-  const float slice = (point[2] - static_cast<float>(grid.z_min)) * scales.slice;
+  const float slice = (point[2] - scales.z_min) * scales.slice;
   // Written so that a NaN fails.
   if (!(row >= 0 && row < static_cast<double>(grid.rows) && column >= 0 && column < static_cast<double>(grid.columns) &&
         slice >= 0 && slice < static_cast<float>(grid.slices)))
     return false;
-  const int64_t whole_row = static_cast<int64_t>(row), whole_column = static_cast<int64_t>(column);
+  const int32_t whole_row = static_cast<int32_t>(row), whole_column = static_cast<int32_t>(column);
   const float intensity = point[3] * scales.intensity;
-  placed.cell = whole_row * grid.columns + whole_column;
-  placed.slice = static_cast<int64_t>(slice);
+  placed.cell = static_cast<int64_t>(whole_row) * grid.columns + whole_column;
+  placed.slice = static_cast<int32_t>(slice);
   placed.z = point[2];
   placed.intensity = intensity > 0 ? (intensity < 1 ? intensity : 1.0f) : 0.0f;
   placed.x = static_cast<float>(row - static_cast<double>(whole_row)) - 0.5f;
@@ -57,15 +33,19 @@ bool place(const float *point, const BevPillarGrid &grid, const Scales &scales, 
   return true;
 }
 
-void add(const Placed &point, float *sums, float *occupied) {
-  if (sums[kCount] == 0) {
-    occupied[point.cell] = 1;
-    sums[kMaxZ] = sums[kMinZ] = point.z;
-  }
+inline void raise_to(uint32_t key, float *sum) {
+  uint32_t held;
+  __builtin_memcpy(&held, sum, sizeof(held));
+  held = key > held ? key : held;
+  __builtin_memcpy(sum, &held, sizeof(held));
+}
+
+inline void add(const Placed &point, float *sums) {
+  const uint32_t key = height_key(point.z);
   sums[kCount] += 1;
   sums[kMeanZ] += point.z;
-  sums[kMaxZ] = point.z > sums[kMaxZ] ? point.z : sums[kMaxZ];
-  sums[kMinZ] = point.z < sums[kMinZ] ? point.z : sums[kMinZ];
+  raise_to(key, sums + kMaxZ);
+  raise_to(~key, sums + kMinZ);
   sums[kMeanIntensity] += point.intensity;
   sums[kMaxIntensity] = point.intensity > sums[kMaxIntensity] ? point.intensity : sums[kMaxIntensity];
   sums[kMeanX] += point.x;
@@ -73,56 +53,93 @@ void add(const Placed &point, float *sums, float *occupied) {
   sums[kSlices + point.slice] += 1;
 }
 
-void prefetch(const float *address) {
-#if defined(__GNUC__)
-  __builtin_prefetch(address, 1);
-#else
-  static_cast<void>(address);
-#endif
+void add_points(const PillarJob &job, const PillarScales &scales) {
+  const int64_t channels = kSlices + job.grid->slices;
+  Placed batch[kBatch];
+  for (int64_t first = 0; first < job.num_points; first += kBatch) {
+    const int64_t last = first + kBatch < job.num_points ? first + kBatch : job.num_points;
+    int64_t placed = 0;
+    for (int64_t i = first; i < last; ++i)
+      if (place(job.points + i * job.stride, *job.grid, scales, batch[placed]))
+        __builtin_prefetch(job.scratch + batch[placed++].cell * channels, 1);
+    for (int64_t i = 0; i < placed; ++i) {
+      use(job.lines, static_cast<uint64_t>(batch[i].cell));
+      add(batch[i], job.scratch + batch[i].cell * channels);
+    }
+  }
+}
+
+float log_count(const PillarJob &job, float count) {
+  return count < kKnownCounts ? job.log_counts[static_cast<int32_t>(count)] : job.log_count(count);
+}
+
+// One pillar's features, `kLine` floats from channel to channel.
+void finish_pillar(const PillarJob &job, const float *sums, float *out) {
+  uint32_t highest, lowest;
+  __builtin_memcpy(&highest, sums + kMaxZ, sizeof(highest));
+  __builtin_memcpy(&lowest, sums + kMinZ, sizeof(lowest));
+  const float inverse = 1.0f / sums[kCount];
+  out[kCount * kLine] = log_count(job, sums[kCount]);
+  out[kMeanZ * kLine] = sums[kMeanZ] * inverse * 0.5f;
+  out[kMaxZ * kLine] = height_of(highest) * 0.5f;
+  out[kMinZ * kLine] = height_of(~lowest) * 0.5f;
+  out[kMeanIntensity * kLine] = sums[kMeanIntensity] * inverse;
+  out[kMaxIntensity * kLine] = sums[kMaxIntensity];
+  out[kMeanX * kLine] = sums[kMeanX] * inverse;
+  out[kMeanY * kLine] = sums[kMeanY] * inverse;
+  for (int64_t slice = 0; slice < job.grid->slices; ++slice)
+    out[(kSlices + slice) * kLine] = log_count(job, sums[kSlices + slice]);
+}
+
+// Writes `width` pillars from `first` in every plane, and clears their sums. `used`: a bit for each that has points.
+void finish_line(const PillarJob &job, int64_t first, int64_t width, uint32_t used) {
+  const int64_t channels = kSlices + job.grid->slices, cells = job.grid->rows * job.grid->columns;
+  float tile[(kSlices + kMaxSlices) * kLine];
+  __builtin_memset(tile, 0, channels * kLine * sizeof(float));
+  for (; used; used &= used - 1) {
+    const int at = __builtin_ctz(used);
+    float *sums = job.scratch + (first + at) * channels;
+    finish_pillar(job, sums, tile + at);
+    __builtin_memset(sums, 0, channels * sizeof(float));
+  }
+  for (int64_t channel = 0; channel < channels; ++channel)
+    __builtin_memcpy(job.features + channel * cells + first, tile + channel * kLine, width * sizeof(float));
+}
+
+void clear_line(const PillarJob &job, int64_t first, int64_t width) {
+  const int64_t channels = kSlices + job.grid->slices, cells = job.grid->rows * job.grid->columns;
+  for (int64_t channel = 0; channel < channels; ++channel)
+    __builtin_memset(job.features + channel * cells + first, 0, width * sizeof(float));
 }
 
 } // namespace
 
 int64_t pillars(const PillarJob &job) {
   const BevPillarGrid &grid = *job.grid;
-  const int64_t cells = grid.rows * grid.columns, channels = kSlices + grid.slices;
-  for (int64_t channel = 0; channel < channels; ++channel) {
-    float *plane = job.features + channel * cells;
-    for (int64_t i = 0; i < *job.num_touched; ++i) plane[job.touched[i]] = 0;
-  }
-  const Scales scales{1.0 / grid.cell, static_cast<float>(1.0 / grid.slice_height),
-                      static_cast<float>(1.0 / grid.intensity_scale)};
-  Placed batch[kBatch];
-  for (int64_t first = 0; first < job.num_points; first += kBatch) {
-    const int64_t last = first + kBatch < job.num_points ? first + kBatch : job.num_points;
-    int64_t placed = 0;
-    for (int64_t i = first; i < last; ++i)
-      if (place(job.points + i * job.stride, grid, scales, batch[placed]))
-        prefetch(job.scratch + batch[placed++].cell * channels);
-    for (int64_t i = 0; i < placed; ++i) add(batch[i], job.scratch + batch[i].cell * channels, job.features);
-  }
-  // In the order of the cells, so that each plane is written from front to back.
+  const PillarScales scales{1.0 / grid.cell, static_cast<float>(1.0 / grid.slice_height),
+                            static_cast<float>(1.0 / grid.intensity_scale), static_cast<float>(grid.z_min)};
+  const int64_t channels = kSlices + grid.slices, cells = grid.rows * grid.columns;
+  const bool wide = kHaveWide && channels == kLine;
+  if (wide)
+    add_points_wide(job, scales);
+  else
+    add_points(job, scales);
   int64_t count = 0;
-  for (int64_t cell = 0; cell < cells; ++cell)
-    if (job.features[cell] != 0) job.touched[count++] = static_cast<int32_t>(cell);
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t cell = job.touched[i];
-    float *sums = job.scratch + cell * channels, *out = job.features + cell;
-    const float inverse = 1.0f / sums[kCount];
-    out[kCount * cells] = log_count(sums[kCount]);
-    out[kMeanZ * cells] = sums[kMeanZ] * inverse * 0.5f;
-    out[kMaxZ * cells] = sums[kMaxZ] * 0.5f;
-    out[kMinZ * cells] = sums[kMinZ] * 0.5f;
-    out[kMeanIntensity * cells] = sums[kMeanIntensity] * inverse;
-    out[kMaxIntensity * cells] = sums[kMaxIntensity];
-    out[kMeanX * cells] = sums[kMeanX] * inverse;
-    out[kMeanY * cells] = sums[kMeanY] * inverse;
-    for (int64_t slice = 0; slice < grid.slices; ++slice)
-      if (sums[kSlices + slice] > 0) out[(kSlices + slice) * cells] = log_count(sums[kSlices + slice]);
-    for (int64_t channel = 0; channel < channels; ++channel) sums[channel] = 0;
+  for (int64_t first = 0; first < cells; first += kLine) {
+    uint32_t &line = job.lines[first / kLine];
+    if (line == 0) continue;
+    const int64_t width = cells - first < kLine ? cells - first : kLine;
+    const uint32_t used = line & kUsedNow;
+    if (used == 0)
+      clear_line(job, first, width);
+    else if (wide && width == kLine)
+      finish_line_wide(job, first, used);
+    else
+      finish_line(job, first, width, used);
+    line = used ? kHeld : 0;
+    count += __builtin_popcount(used);
   }
-  *job.num_touched = count;
   return count;
 }
 
-} // namespace bev
+} // namespace bev::BEV_VARIANT

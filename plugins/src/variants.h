@@ -39,6 +39,7 @@ struct PoolJob {
   const BevTable *table;
   void *out;
   bool half;
+  uint8_t *held; // [cells], 0 where `out` is zero; or null
 };
 
 // The intervals of one part of the work, and the cells that it writes.
@@ -51,9 +52,13 @@ struct PillarJob {
   int64_t num_points, stride;
   const BevPillarGrid *grid;
   float *features, *scratch;
-  int32_t *touched;
-  int64_t *num_touched;
+  uint32_t *lines;
+  const float *log_counts; // log1p(n) / 4 of n < kKnownCounts
+  float (*log_count)(float count);
 };
+
+// Most pillars and slices hold few points, and a logarithm takes longer than all the rest of a point.
+constexpr int64_t kKnownCounts = 256;
 
 struct ImageJob {
   const BevImage *images;
@@ -64,14 +69,13 @@ struct ImageJob {
   void *out;
 };
 
-int64_t pillars(const PillarJob &job); // scattered memory, not arithmetic: one variant is enough
-
 #define BEV_DECLARE_VARIANT(name)                                                                                        \
   namespace name {                                                                                                       \
   void pool(const PoolJob &job, const PoolRange &range);                                                                 \
   int64_t sample(const SampleJob &job);                                                                                  \
   int64_t splat(const SplatJob &job);                                                                                    \
   void image(const ImageJob &job, int64_t index);                                                                        \
+  int64_t pillars(const PillarJob &job);                                                                                 \
   }
 
 BEV_DECLARE_VARIANT(portable)

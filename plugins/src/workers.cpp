@@ -13,7 +13,10 @@
 namespace bev {
 namespace {
 
-constexpr int kJobShift = 32; // high half of the ticket: the job's number; low half: its next part
+// The ticket of a job: its number in the high half, below it how many parts were taken from the back and from the front.
+constexpr int kJobShift = 32, kBackShift = 16;
+constexpr uint64_t kFront = 1, kBack = 1 << kBackShift;
+constexpr int64_t kMaxParts = kBack - 1;
 constexpr int kSpins = 256;   // before the caller gives up its turn while a helper finishes
 
 struct Job {
@@ -31,7 +34,7 @@ public:
 
   // False if another caller is being helped.
   bool run(Job job, int64_t num_helpers) {
-    if (busy_.test_and_set(std::memory_order_acquire)) return false;
+    if (job.num_parts > kMaxParts || busy_.test_and_set(std::memory_order_acquire)) return false;
     {
       const std::lock_guard<std::mutex> guard(mutex_);
       start(num_helpers);
@@ -45,7 +48,7 @@ public:
       wake_.notify_one();
     else
       wake_.notify_all();
-    work(job);
+    work(job, kFront);
     for (int spins = 0; done_.load(std::memory_order_acquire) != job.num_parts; ++spins)
       if (spins > kSpins) std::this_thread::yield();
     busy_.clear(std::memory_order_release);
@@ -71,15 +74,19 @@ private:
         job = job_;
       }
       last = job.number;
-      work(job);
+      work(job, kBack);
     }
   }
 
-  void work(const Job &job) {
+  // The caller takes parts from the front and helpers from the back, so that what a processor has in its caches from the last
+  // call is mostly what it needs in the next.
+  void work(const Job &job, uint64_t side) {
     uint64_t ticket = ticket_.load(std::memory_order_acquire);
-    while (ticket >> kJobShift == job.number && static_cast<int64_t>(ticket & UINT32_MAX) < job.num_parts) {
-      if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
-      job.body(job.context, static_cast<int64_t>(ticket & UINT32_MAX));
+    while (ticket >> kJobShift == job.number) {
+      const int64_t front = ticket & kMaxParts, back = ticket >> kBackShift & kMaxParts;
+      if (front + back >= job.num_parts) return;
+      if (!ticket_.compare_exchange_weak(ticket, ticket + side, std::memory_order_acq_rel)) continue;
+      job.body(job.context, side == kFront ? front : job.num_parts - 1 - back);
       done_.fetch_add(1, std::memory_order_acq_rel);
       ticket = ticket_.load(std::memory_order_acquire);
     }

@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define BEV_ABI_VERSION 5
+#define BEV_ABI_VERSION 7
 #define BEV_MAX_CAMERAS 64
 
 #define BEV_ERROR_ARGUMENT (-1)  // a null pointer, a negative size, or a value outside its range
@@ -60,12 +60,17 @@ BEV_EXPORT int64_t bev_limit_variant(const char *name);
 //
 // Sums run in the order of the table and an interval belongs to one thread, so the result does not depend on
 // `num_threads` by a single bit. Intervals are sorted by cell, one per cell. Returns the number of intervals.
+//
+// held: uint8[num_cells], or null. 1 marks the cells of `out` that may be other than 0: of the cells without points only
+// those are cleared. It is brought up to date, so whoever keeps both arrays, and writes neither, need not do more than begin
+// with ones, or with zeros in both. An error leaves both as they were.
 BEV_EXPORT int64_t bev_pool_f32(const float *depth, const float *feat, int64_t channels, const struct BevTable *table,
-                                float *out, int64_t num_cells, int64_t num_threads);
+                                float *out, uint8_t *held, int64_t num_cells, int64_t num_threads);
 
 // The same for IEEE halves, as their bits: each product and sum is float32, and rounding to half is the last step.
 BEV_EXPORT int64_t bev_pool_f16(const uint16_t *depth, const uint16_t *feat, int64_t channels,
-                                const struct BevTable *table, uint16_t *out, int64_t num_cells, int64_t num_threads);
+                                const struct BevTable *table, uint16_t *out, uint8_t *held, int64_t num_cells,
+                                int64_t num_threads);
 
 // Bilinear sampling of points float[num_points][3] (reference ego frame, metres) in every camera that sees them.
 //
@@ -106,11 +111,12 @@ struct BevPillarGrid {
 // first call; of a pillar with n points: log1p(n)/4, mean, highest and lowest z (each / 2), mean and highest intensity (of
 // intensity / intensity_scale clipped to 0..1), mean offset from the pillar's middle along x and y in cells, and
 // log1p(points)/4 of each slice; 0 without points. scratch: float[rows * columns][8 + slices], zero before the first call
-// and after each; fastest when aligned to 64 bytes. touched: int32[rows * columns], the pillars of the last call in
-// ascending order, `num_touched` of them: only these are cleared. Returns the number of pillars with points.
+// and after each; fastest when it and every plane of the features begin at a multiple of 64 bytes. lines: uint32[rows *
+// columns / 16, rounded up], zero before the first call, then left alone together with the features: it says which of their
+// lines of 16 pillars are not all zero, since only those are cleared. Code paths give the same bits and may take turns.
+// Returns the number of pillars with points.
 BEV_EXPORT int64_t bev_pillar_features(const float *points, int64_t num_points, int64_t stride,
-                                       const struct BevPillarGrid *grid, float *features, float *scratch,
-                                       int32_t *touched, int64_t *num_touched);
+                                       const struct BevPillarGrid *grid, float *features, float *scratch, uint32_t *lines);
 
 // One axis of a resized and cropped picture: pixel i mixes the source's pixels low[i] and low[i] + 1 (the border's pixel
 // where there is none) with weights[2 * i] and weights[2 * i + 1], in 1/2048.
