@@ -56,7 +56,9 @@ class PillarEncoder:
         # Aligned, so that 16 channels of a pillar, and 16 pillars of a channel, are one cache line
         # and not parts of two.
         cells = grid.rows * grid.columns
-        self.features = _aligned_zeros(self.channels * cells).reshape(1, -1, *grid.shape)
+        self._features = _aligned_zeros(self.channels * cells).reshape(1, -1, *grid.shape)
+        self.features: Float32 = self._features.view()
+        self.features.flags.writeable = False  # a stray value would stay where no point falls
         self._scratch = _aligned_zeros(cells * self.channels)
         self._lines = np.zeros(-(-cells // CACHE_LINE), np.uint32)
         self._native_grid = native.PillarGrid(
@@ -96,7 +98,7 @@ class PillarEncoder:
         library = native.load()
         if library is None:
             numpy_kernels.pillar_features(
-                points, self.grid, self._slices, self._intensity_scale, self.features[0]
+                points, self.grid, self._slices, self._intensity_scale, self._features[0]
             )
             return self.features
         code = library.bev_pillar_features(
@@ -104,7 +106,7 @@ class PillarEncoder:
             len(points),
             points.shape[1],
             ctypes.byref(self._native_grid),
-            self.features.ctypes.data,
+            self._features.ctypes.data,
             self._scratch.ctypes.data,
             self._lines.ctypes.data,
         )

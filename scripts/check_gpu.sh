@@ -20,7 +20,8 @@ command -v nvcc >/dev/null || { echo "nvcc is not on PATH: install a CUDA toolki
 mkdir -p "$out"
 summary="$out/summary.txt"
 nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total --format=csv | tee "$summary"
-nvcc --version | tail -1 | tee -a "$summary"
+nvcc --version | tee -a "$summary"
+cuda=$(sed -n 's/.*release \([0-9]*\)\..*/\1/p' "$summary")
 git rev-parse --short HEAD 2>/dev/null | tee -a "$summary"
 
 step() { # step NAME COMMAND...: its output goes to NAME.log, its last line and seconds to the summary
@@ -43,7 +44,7 @@ step configure cmake -S plugins -B "$build" -DCMAKE_BUILD_TYPE=Release -DBEV_RUN
 step build cmake --build "$build" --parallel --target bev_runtime_cuda bev_runtime_tensorrt
 native=$("$python" -c 'import bev_runtime; print(bev_runtime.__path__[0])')/_native
 step install cmake --install "$build" --component gpu --prefix "$native"
-step packages "$python" -m pip install --quiet --editable '.[test,sim,view,tensorrt_rtx]' cupy-cuda13x
+step packages "$python" -m pip install --quiet --editable '.[test,sim,view,train,tensorrt_rtx]' "cupy-cuda${cuda}x"
 step tests "$python" -m pytest -p no:cacheprovider tests/gpu
 step tests_marked_gpu "$python" -m pytest -p no:cacheprovider -m gpu tests --ignore tests/gpu
 quick=(${QUICK:+--quick})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -272,6 +273,43 @@ def test_a_package_of_another_network_is_no_start_for_training(samples) -> None:
         from_package.start_from_package(spec.MetaBev(), load_model("twinlite_ground_map"), given)
     with pytest.raises(ExportError, match="a package in float32"):
         from_package.start_from_package(spec.MetaBev(), load_model("metabev_tiny_int8"), given)
+
+
+def test_samples_of_another_size_are_refused(tmp_path, capsys) -> None:
+    (path,) = write_samples(tmp_path / "samples", 1)
+    sample = dict(np.load(path))
+    sample["images"] = sample["images"][:, ::2, ::2]
+    np.savez(path, **sample)
+    arguments = ["train-metabev", str(path.parent), "--out", str(tmp_path), "--batch", "1"]
+    assert main([*arguments, "--minutes", "0.05"]) == 1
+    assert (
+        "pictures are 96x264, expected 192x528: make the samples again" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("start", ["no_such_model", "samples/0000.npz", "nothing.pt"])
+def test_a_start_that_is_none_is_refused(samples, tmp_path, capsys, start) -> None:
+    (tmp_path / "nothing.pt").write_bytes(b"no weights")
+    at = {"samples/0000.npz": samples[0], "nothing.pt": tmp_path / "nothing.pt"}.get(start, start)
+    arguments = ["train-metabev", str(samples[0].parent), "--out", str(tmp_path / "run")]
+    assert main([*arguments, "--start", str(at), "--minutes", "0.05"]) == 1
+    assert f"--start {at}" in capsys.readouterr().err
+
+
+def test_too_few_samples_for_a_batch_are_told(samples, tmp_path, capsys) -> None:
+    arguments = ["train-metabev", str(samples[0].parent), "--out", str(tmp_path), "--batch", "9"]
+    assert main([*arguments, "--minutes", "0.05"]) == 1
+    assert "4 samples, expected at least a batch of 9" in capsys.readouterr().err
+
+
+def test_batches_are_made_no_longer_than_somebody_takes_them(samples) -> None:
+    before = set(threading.enumerate())
+    made = batches.prefetched(lambda: samples, 1, 0)
+    next(made)
+    (maker,) = set(threading.enumerate()) - before
+    made.close()
+    maker.join(timeout=30)
+    assert not maker.is_alive()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")

@@ -141,15 +141,17 @@ def cpu_seconds(backend: Backend) -> tuple[float, float]:
     return own, all_threads - own
 
 
+def measured(backend: Backend) -> list[tuple[float, float]]:
+    return [cpu_seconds(backend) for _ in range(4)]
+
+
 def test_as_many_threads_compute_as_were_asked_for():
     model = load_model("metabev_tiny")
     with create_backend("openvino", model, num_threads=1) as backend:
-        own, others = cpu_seconds(backend)
-        assert others < 0.01 * own
+        assert min(others / own for own, others in measured(backend)) < 0.01
     with create_backend("openvino", model, num_threads=2) as backend:
         # How much the second one does depends on who else wants its core.
-        request = backend._runners["head"]._part.session._request
-        assert request.get_compiled_model().get_property("INFERENCE_NUM_THREADS") == 2
+        assert max(others / own for own, others in measured(backend)) > 0.02
 
 
 def test_features_are_turned_by_a_transpose_and_not_by_a_plain_loop(moment):
@@ -168,24 +170,27 @@ def test_features_are_turned_by_a_transpose_and_not_by_a_plain_loop(moment):
 def test_shapes_that_are_not_those_of_the_graph_are_errors():
     from bev_runtime.backends.openvino_session import OpenVinoSession
 
-    def session(shape: list[str | int]) -> OpenVinoSession:
+    def session(shape: list[str | int], inner: str | None = None) -> OpenVinoSession:
         values = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
             for name, dims in (("x", shape), ("y", shape))
         ]
         bounds = {"from": [0], "to": [100], "axis": [0], "by": [2]}
         weights = [helper.make_tensor(k, TensorProto.INT64, [1], v) for k, v in bounds.items()]
-        node = helper.make_node("Slice", ["x", *bounds], ["y"])
-        graph = helper.make_graph([node], "halved", values[:1], values[1:], weights)
+        nodes = [helper.make_node("Slice", ["x", *bounds], [inner or "y"])]
+        if inner is not None:
+            nodes.append(helper.make_node("Identity", [inner], ["y"]))
+        graph = helper.make_graph(nodes, "halved", values[:1], values[1:], weights)
         opsets = [helper.make_opsetid("", 17)]
         data: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=9)
         return OpenVinoSession(data, "halved", num_threads=1, precision="f32")
 
     x, y = np.ones((4, 3), np.float32), np.zeros((4, 3), np.float32)
-    flexible = session(["N", 3])
-    flexible.bind({"x": x}, {"y": y})
-    with pytest.raises(BackendError, match=r"computed 'y' of 'halved' with shape \[2, 3\]"):
-        flexible.run()
+    for inner in (None, "a", "z"):  # other names of the same value
+        flexible = session(["N", 3], inner)
+        flexible.bind({"x": x}, {"y": y})
+        with pytest.raises(BackendError, match=r"computed 'y' of 'halved' with shape \[2, 3\]"):
+            flexible.run()
     with pytest.raises(BackendError, match=r"takes no \[4, 3\] of float32 for 'y'"):
         session([4, 3]).bind({"x": x}, {"y": y})
 

@@ -78,6 +78,8 @@ def test_the_channels_of_a_pillar_are_what_the_points_in_it_are():
     expected = [math.log(4) / 4, -0.2 / 3 / 2, 0.2, -0.45, (0.2 + 1 + 1) / 3, 1.0, *offsets]
     slices = [math.log(2) / 4, 0, math.log(3) / 4, 0, 0, 0, 0, 0]
     assert np.allclose(found, [*expected, *slices], atol=1e-5)
+    assert not features.flags.writeable
+    features = features.copy()
     features[:, row, column] = 0
     assert not features.any()
 

@@ -80,10 +80,11 @@ def test_a_kept_output_equals_one_that_is_overwritten_whatever_the_tables(dtype,
         assert kept._held[found.reshape(CELLS, -1).any(axis=1)].all()
 
 
-def test_a_kept_output_is_the_same_on_several_threads():
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_kept_output_is_the_same_on_several_threads(dtype):
     cells = np.random.default_rng(7).permutation(3000)
-    depth, feat = arrays(np.float32, 80)
-    kept, out = PooledOutput((50, 60), 80), np.empty((1, 50, 60, 80), np.float32)
+    depth, feat = arrays(dtype, 80)
+    kept, out = PooledOutput((50, 60), 80, dtype), np.empty((1, 50, 60, 80), dtype)
     for turn, count in enumerate((3000, 1500, 700, 2999)):
         table = table_of(cells[:count], points=200_000, seed=turn)
         bev_pool(depth, feat, table, out)

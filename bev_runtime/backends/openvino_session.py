@@ -66,9 +66,9 @@ class OpenVinoSession(Session):
             ) from problem
         read = {item for port in compiled.inputs for item in port.names}
         self._read = [tensor.name for tensor in self.inputs if tensor.name in read]
-        self._flexible = {
-            port.any_name for port in compiled.outputs if port.partial_shape.is_dynamic
-        }
+        # A port has all names that its value has in the graph.
+        flexible = [port.names for port in compiled.outputs if port.partial_shape.is_dynamic]
+        self._flexible = set[str]().union(*flexible)
         self._made: list[tuple[str, ov.Tensor, tuple[int, ...]]] = []
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:

@@ -247,8 +247,8 @@ def plot(report: dict[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
-def main() -> None:
-    """Runs everything and prints the JSON."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -256,7 +256,12 @@ def main() -> None:
     parser.add_argument("--library", type=Path, default=LIBRARY)
     parser.add_argument("--quick", action="store_true", help="one geometry only")
     parser.add_argument("--plot", type=Path)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Runs everything and prints the JSON."""
+    options = make_parser().parse_args()
     cp = optional("cupy")
     missing = (
         "no CUDA device"

@@ -112,7 +112,7 @@ def make_kept_loop(channels: int) -> Callable[..., None]:
 def ours_kept(
     depth: np.ndarray, feat: np.ndarray, ranks: list[np.ndarray], cells: int, threads: int = 1
 ) -> Peer:
-    """The runtime's kernel with an output that it keeps, as in the ONNX Runtime backend."""
+    """The runtime's kernel with an output that it keeps, as in the CPU backends."""
     table = BevPoolTable.from_arrays(*ranks)
     out = PooledOutput((1, cells), feat.shape[-1], feat.dtype.type)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 
 from bev_export.metabev.data import Batch, ExampleMaker, Switches, collate
 from bev_export.metabev.pool import Table
+from bev_export.package import ExportError
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
@@ -33,32 +34,51 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
 
 def prefetched(
     samples: Callable[[], list[Path]], size: int, seed: int, threads: int = 1
-) -> Iterator[Batch]:
-    """Batches for ever, made in the background; deterministic by seed with one thread.
+) -> Generator[Batch]:
+    """Batches for ever, made in the background until the generator is closed; deterministic by seed
+    with one thread.
 
     Args:
         samples: the files of the next pass over all samples.
         size: samples in a batch.
         seed: of their order and of all augmentation.
         threads: that make batches.
+
+    Raises:
+        ExportError: there are fewer samples than a batch takes, or one does not fit the network.
     """
     ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=4)
+    done = threading.Event()
+
+    def hand_over(item: Batch | BaseException) -> None:
+        while not done.is_set():
+            try:
+                return ready.put(item, timeout=0.5)
+            except queue.Full:
+                continue
 
     def work(own: int) -> None:
         maker, rng = ExampleMaker(Switches(), seed + own), np.random.default_rng(seed + own)
         try:
-            while True:
+            while not done.is_set():
                 files = samples()
+                if len(files) < size:
+                    raise ExportError(f"{len(files)} samples, expected at least a batch of {size}")
                 order = rng.permutation(len(files))
                 for first in range(0, len(order) - size + 1, size):
-                    ready.put(collate([maker.make(files[i]) for i in order[first : first + size]]))
+                    if done.is_set():
+                        return
+                    hand_over(collate([maker.make(files[i]) for i in order[first : first + size]]))
         except BaseException as problem:
-            ready.put(problem)
+            hand_over(problem)
 
     for own in range(threads):
         threading.Thread(target=work, args=(own,), daemon=True).start()
-    while True:
-        batch = ready.get()
-        if isinstance(batch, BaseException):
-            raise batch
-        yield batch
+    try:
+        while True:
+            batch = ready.get()
+            if isinstance(batch, BaseException):
+                raise batch
+            yield batch
+    finally:
+        done.set()

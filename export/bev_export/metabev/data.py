@@ -16,6 +16,7 @@ from bev_export.metabev import model as spec
 from bev_export.metabev.augment import Corruption, corrupt_images, corrupt_points
 from bev_export.metabev.pool import Table
 from bev_export.metabev.targets import Targets, box_targets, map_targets
+from bev_export.package import ExportError
 from bev_runtime.camera import make_camera, make_distortion, scale_camera
 from bev_runtime.camera_geometry import ground_geometry
 from bev_runtime.geometry import pixel_scaling
@@ -117,9 +118,19 @@ class ExampleMaker:
         self._zero = make_distortion("none", [0.0])
 
     def make(self, path: Path) -> Example:
-        """Reads and augments one sample."""
+        """Reads and augments one sample.
+
+        Raises:
+            ExportError: its pictures have another size than the network's.
+        """
         with np.load(path) as file:
             sample = {name: file[name] for name in file.files}
+        size = sample["images"].shape[1:3]
+        if size != (IMAGE_HEIGHT, IMAGE_WIDTH):
+            raise ExportError(
+                f"{path}: pictures are {size[0]}x{size[1]}, expected {IMAGE_HEIGHT}x{IMAGE_WIDTH}: "
+                "make the samples again with bev-runtime simulate samples"
+            )
         rng, switches = self._rng, self._switches
         world = self._turn() if switches.turn else np.eye(4)
         draw = rng.random()

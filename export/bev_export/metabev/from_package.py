@@ -22,7 +22,7 @@ from bev_export.package import ExportError
 from bev_runtime.model import ModelPackage
 
 CALIBRATION_BATCHES = 24
-"""Of four samples: statistics of some 10 million cells and pixels a channel at the finest level."""
+"""With four samples each: statistics of some 1.5 million cells a channel at the finest level."""
 FUSION = "/fusion/Conv"
 FUSION_ROLES = (
     *("query_camera", "query_lidar", "camera_key", "camera_value", "lidar_key", "lidar_value"),

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from rich.progress import Progress
 
 from bev_export.metabev.batches import on_device, prefetched
 from bev_export.metabev.data import Batch
-from bev_export.metabev.from_package import start_from_package
+from bev_export.metabev.from_package import CALIBRATION_BATCHES, start_from_package
 from bev_export.metabev.losses import (
     WEIGHTS,
     depth_loss,
@@ -27,6 +28,7 @@ from bev_export.metabev.losses import (
 from bev_export.metabev.model import CONTEXT, GRID, MetaBev
 from bev_export.metabev.quick_look import quick_look
 from bev_export.package import ExportError
+from bev_runtime.errors import ModelError
 from bev_runtime.model import load_model
 
 log = logging.getLogger(__name__)
@@ -61,7 +63,10 @@ class Trainer:
             self.model.camera_branch.encoder.load_onnx(args.encoder)
         for parameter in self.model.camera_branch.encoder.frozen_parameters():
             parameter.requires_grad_(False)
-        if args.start is not None and not (args.out / "last.pt").exists():
+        self._last = args.out / "last.pt"
+        if args.start is not None and self._last.exists():
+            log.warning("going on from %s, so --start %s is not used", self._last, args.start)
+        elif args.start is not None:
             self._start(args.start)
         self.model.to(self.device, memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.model).eval()
@@ -74,7 +79,6 @@ class Trainer:
             weight_decay=0.01,
         )
         self.step, self.used_s = 0, 0.0
-        self._last = args.out / "last.pt"
         if self._last.exists():
             self._resume()
 
@@ -82,8 +86,14 @@ class Trainer:
         if Path(start).is_file():
             start_from(self.model, Path(start))
             return
+        try:
+            package = load_model(start)
+        except ModelError as problem:
+            raise ExportError(f"--start {start}: {problem}") from None
+        log.info("statistics of the layers of %s, over %d batches", start, CALIBRATION_BATCHES)
         batches = prefetched(self._samples, self._args.batch, self._args.seed)
-        start_from_package(self.model, load_model(start), batches)
+        start_from_package(self.model, package, batches)
+        batches.close()
 
     def _samples(self) -> list[Path]:
         """The samples that are there now: a simulator may still be making more."""
@@ -212,7 +222,13 @@ def start_from(model: MetaBev, path: Path) -> None:
     Raises:
         ExportError: nothing in it fits.
     """
-    given = torch.load(path, map_location="cpu", weights_only=True)["ema"]
+    try:
+        given = torch.load(path, map_location="cpu", weights_only=True)["ema"]
+    except (RuntimeError, KeyError, TypeError, EOFError, ValueError, UnpicklingError) as problem:
+        raise ExportError(
+            f"--start {path} is no checkpoint ({str(problem).splitlines()[0]}), expected last.pt "
+            "of a run"
+        ) from None
     own = model.state_dict()
     fits = {name: v for name, v in given.items() if name in own and v.shape == own[name].shape}
     if not fits:

@@ -1,9 +1,9 @@
 // C interface of the CPU kernels: bird's-eye-view pooling and the tables that drive it.
 //
 // Every function returns a count >= 0, or one of the negative codes below. No exception leaves the library. Nothing is kept
-// between calls but the threads that callers asked for, which sleep until the next call and are the only allocation. Arrays are C-contiguous and belong to the
-// caller. Sizes are checked here; the *contents* of a table are trusted by bev_pool_f32, so a table that was not made by the
-// builders below must be checked first (BevPoolTable.validate does).
+// between calls but the threads that callers asked for, which sleep until the next call and are the only allocation. Arrays
+// are C-contiguous and belong to the caller. Sizes are checked here; the *contents* of a table are trusted by bev_pool_f32,
+// so a table that was not made by the builders below must be checked first (BevPoolTable.validate does).
 #ifndef BEV_RUNTIME_KERNELS_H
 #define BEV_RUNTIME_KERNELS_H
 
