@@ -45,8 +45,8 @@ step build cmake --build "$build" --parallel --target bev_runtime_cuda bev_runti
 native=$("$python" -c 'import bev_runtime; print(bev_runtime.__path__[0])')/_native
 step install cmake --install "$build" --component gpu --prefix "$native"
 step packages "$python" -m pip install --quiet --editable '.[test,sim,view,train,tensorrt_rtx]' "cupy-cuda${cuda}x"
-step tests "$python" -m pytest -p no:cacheprovider tests/gpu
-step tests_marked_gpu "$python" -m pytest -p no:cacheprovider -m gpu tests --ignore tests/gpu
+step tests "$python" -m pytest tests/gpu
+step tests_marked_gpu "$python" -m pytest -m gpu tests --ignore tests/gpu
 quick=(${QUICK:+--quick})
 figures bev_pool "$python" tests/bench/bench_bev_pool_gpu.py "${quick[@]}" --plot "$out/bev_pool.png"
 figures replay_cpu "$python" tests/bench/bench_replay.py --model metabev_tiny --frames 150

@@ -53,7 +53,7 @@ def test_a_step_that_fails_is_named_and_those_after_it_still_run(machine) -> Non
             "nvidia-smi": "echo a GPU",
             "nvcc": "echo release 13",
             "cmake": "echo built",
-            "python": 'case "$*" in *provider" "tests/gpu) echo broken; exit 1; esac; echo "{}"',
+            "python": 'case "$*" in *pytest" "tests/gpu) echo broken; exit 1; esac; echo "{}"',
         }
     )
     assert result.returncode == 1
