@@ -35,6 +35,7 @@ from bev_runtime.geometry import rigid
 from bev_runtime.model import load_model
 from bev_runtime.pipeline import Pipeline
 from bev_runtime.preprocess.decoder import ImageDecoder
+from bev_runtime.preprocess.network_input import resized_size
 from bev_runtime.replay import replay
 from bev_runtime.rig_inference import infer_rig
 from bev_runtime.runtime import Runtime
@@ -136,12 +137,14 @@ def main() -> None:
 
             faults = [parse_fault(spec, rig.sensor_names) for spec in options.fault]
             result, *_ = replay(bag, runtime, sinks=[Mark()], faults=faults)
-    buffer = np.empty((450, 800, 3), np.uint8)
+    spec = model.manifest.cameras
+    assert spec is not None  # the bag has cameras, and the models that are timed here take them
+    (width, height), _ = resized_size(spec.image, *SIZE)
     plain = []
     for _ in range(3):
         start = time.process_time()
         for data in pictures:
-            simplejpeg.decode_jpeg(data, "RGB", min_width=800, min_height=450, buffer=buffer)
+            simplejpeg.decode_jpeg(data, "RGB", min_width=width, min_height=height)
         plain.append((time.process_time() - start) / len(pictures))
     total, decoded, inferred = np.diff(np.array(marks[WARM_UP:]), axis=0).T * 1e3
     rest = total - decoded - inferred
