@@ -206,7 +206,7 @@ def make_manifest() -> dict[str, Any]:
     return {
         "format": FORMAT,
         "name": NAME,
-        "version": "1.4.0",
+        "version": "1.5.0",
         "family": "camera and LiDAR fusion by masked attention, after MetaBEV",
         "licence": "Apache-2.0",
         "trained_on": "simulated towns of bev_runtime.sim; image encoder from EfficientNet-Lite0 "
