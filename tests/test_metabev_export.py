@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,9 @@ def test_a_file_that_is_no_checkpoint_is_refused_with_a_reason(tmp_path, capsys)
         arguments = ["--checkpoint", f"{tmp_path}/{name}", "--licence", f"{tmp_path}/text.pt"]
         assert main([export.NAME, *arguments, "--out", f"{tmp_path}/out"]) == 1
         assert "is no checkpoint of metabev_tiny" in capsys.readouterr().err
+
+
+def test_the_card_says_the_size_of_the_pictures() -> None:
+    card = (files("bev_export.metabev") / "card.md").read_text(encoding="utf-8")
+    height, width = export.IMAGE_HEIGHT, export.IMAGE_WIDTH
+    assert f"to stride 16 at {height}x{width}," in card

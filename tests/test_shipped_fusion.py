@@ -21,7 +21,7 @@ Table = dict[str, dict[str, dict[str, float]]]
 def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bag with truth."""
     bag = tmp_path_factory.mktemp("shipped") / "drive"
-    town = ["--seed", "910100", "--seconds", "3", "--rate", "2", "--scale", "0.4"]
+    town = ["--seed", "910100", "--seconds", "8", "--rate", "2", "--scale", "0.4"]
     assert main(["simulate", "bag", str(bag), *town]) == 0
     return bag
 
@@ -70,7 +70,7 @@ def test_velocities_are_told_once_they_are_known(drive, tables, tmp_path, capsys
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_to_say_what_is_missing_beats_black_pictures_and_empty_clouds(tables, name, condition):
     row = tables[name][condition]
-    assert row["metrics"]["NDS"] > row["naive"]["NDS"] - 0.01
+    assert row["metrics"]["NDS"] > row["naive"]["NDS"] - 0.005
     assert row["metrics"]["mIoU"] > row["naive"]["mIoU"] + 0.02
 
 
