@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bev_runtime import native, numpy_kernels
+from bev_runtime.aligned import aligned_zeros
 from bev_runtime.pool_table import BevPoolTable
 
 __all__ = ["BevPoolTable", "Floats", "PooledOutput", "bev_pool"]
 
 Floats = numpy_kernels.Floats
 UInt8 = NDArray[np.uint8]
-CACHE_LINE = 64
-"""Bytes."""
 
 
 def bev_pool(
@@ -67,10 +66,7 @@ class PooledOutput:
         dtype: type[np.float32] | type[np.float16] = np.float32,
     ) -> None:
         rows, columns = size
-        num_bytes = rows * columns * channels * np.dtype(dtype).itemsize
-        room = np.zeros(num_bytes + CACHE_LINE, np.uint8)
-        first = -room.ctypes.data % CACHE_LINE
-        self._memory: Floats = np.ndarray((1, rows, columns, channels), dtype, room, first)
+        self._memory: Floats = aligned_zeros((1, rows, columns, channels), dtype)
         self._held = np.zeros(rows * columns, np.uint8)
         self.array: Floats = self._memory.view()
         self.array.flags.writeable = False

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bev_runtime import native, numpy_kernels
+from bev_runtime.aligned import aligned_zeros
 from bev_runtime.manifest_sections import STATISTICS
 from bev_runtime.types import BevGrid
 
 Float32 = NDArray[np.float32]
-CACHE_LINE = 16
-"""Floats."""
+PILLARS_PER_LINE = 16
+"""Floats in a cache line."""
 
 
 class PillarEncoder:
@@ -56,11 +57,11 @@ class PillarEncoder:
         # Aligned, so that 16 channels of a pillar, and 16 pillars of a channel, are one cache line
         # and not parts of two.
         cells = grid.rows * grid.columns
-        self._features = _aligned_zeros(self.channels * cells).reshape(1, -1, *grid.shape)
+        self._features: Float32 = aligned_zeros((1, self.channels, *grid.shape), np.float32)
         self.features: Float32 = self._features.view()
         self.features.flags.writeable = False  # a stray value would stay where no point falls
-        self._scratch = _aligned_zeros(cells * self.channels)
-        self._lines = np.zeros(-(-cells // CACHE_LINE), np.uint32)
+        self._scratch = aligned_zeros((cells * self.channels,), np.float32)
+        self._lines = np.zeros(-(-cells // PILLARS_PER_LINE), np.uint32)
         self._native_grid = native.PillarGrid(
             grid.x_min,
             grid.y_min,
@@ -112,10 +113,3 @@ class PillarEncoder:
         )
         native.check(code, "bev_pillar_features")
         return self.features
-
-
-def _aligned_zeros(size: int) -> Float32:
-    """Zeros float32 [size] that begin at a cache line."""
-    memory = np.zeros(size + CACHE_LINE, np.float32)
-    start = -memory.ctypes.data // memory.itemsize % CACHE_LINE
-    return memory[start : start + size]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the CUDA kernels and the TensorRT plugin for this machine's GPU, tests them on it, and measures.
 #
-#   make gpu            all of it, about ten minutes: logs, figures and a summary in gpu_out/
+#   make gpu            all of it: logs, figures and a summary in gpu_out/
 #   QUICK=1 make gpu    one geometry of the benchmark instead of all
 #
 # Needs a CUDA toolkit (nvcc) and a driver. A step that fails does not stop those after it; the exit status is 1 then.
@@ -45,6 +45,7 @@ step build cmake --build "$build" --parallel --target bev_runtime_cuda bev_runti
 native=$("$python" -c 'import bev_runtime; print(bev_runtime.__path__[0])')/_native
 step install cmake --install "$build" --component gpu --prefix "$native"
 step packages "$python" -m pip install --quiet --editable '.[test,sim,view,train,tensorrt_rtx]' "cupy-cuda${cuda}x"
+step peers "$python" -m pip install --quiet conch-triton-kernels
 step tests "$python" -m pytest tests/gpu
 step tests_marked_gpu "$python" -m pytest -m gpu tests --ignore tests/gpu
 quick=(${QUICK:+--quick})

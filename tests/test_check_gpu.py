@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+WITH_A_GPU = {"nvidia-smi": "echo a GPU", "nvcc": "echo release 13.0", "cmake": "echo built"}
 SCRIPT = ROOT / "scripts" / "check_gpu.sh"
 
 
@@ -48,14 +49,8 @@ def test_without_a_gpu_nothing_is_done_and_said_so(machine) -> None:
 
 
 def test_a_step_that_fails_is_named_and_those_after_it_still_run(machine) -> None:
-    result, out = machine(
-        **{
-            "nvidia-smi": "echo a GPU",
-            "nvcc": "echo release 13",
-            "cmake": "echo built",
-            "python": 'case "$*" in *pytest" "tests/gpu) echo broken; exit 1; esac; echo "{}"',
-        }
-    )
+    broken = 'case "$*" in *pytest" "tests/gpu) echo broken; exit 1; esac; echo "{}"'
+    result, out = machine(**WITH_A_GPU, python=broken)
     assert result.returncode == 1
     lines = (out / "summary.txt").read_text().splitlines()
     failed = [line for line in lines if line.startswith("FAILED")]
@@ -63,18 +58,11 @@ def test_a_step_that_fails_is_named_and_those_after_it_still_run(machine) -> Non
     assert re.search(rf"tests, \d+ s: see {re.escape(str(out))}/tests\.log", failed[0])
     assert (out / "tests.log").read_text() == "broken\n"
     assert (out / "replay_gpu.json").read_text() == "{}\n"
-    assert sum(line.startswith("ok") for line in lines) == 8
+    assert sum(line.startswith("ok") for line in lines) == 9
 
 
 def test_all_is_well_where_every_step_is(machine) -> None:
-    result, out = machine(
-        **{
-            "nvidia-smi": "echo a GPU",
-            "nvcc": "echo release 13",
-            "cmake": "echo built",
-            "python": "echo '{}'",
-        }
-    )
+    result, out = machine(**WITH_A_GPU, python="echo '{}'")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "FAILED" not in (out / "summary.txt").read_text()
 

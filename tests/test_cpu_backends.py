@@ -11,9 +11,9 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from bev_runtime.aligned import aligned_zeros
 from bev_runtime.backends import create_backend
 from bev_runtime.backends.graph_cut import cut_at_pool, find_pool, fix_inputs
-from bev_runtime.backends.session_parts import aligned_zeros
 from bev_runtime.bevpool import BevPoolTable
 from bev_runtime.errors import BackendError, MissingExtraError, ModelError
 from bev_runtime.model import load_model

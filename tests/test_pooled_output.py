@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from bev_runtime import bevpool, native, numpy_kernels
+from bev_runtime import native, numpy_kernels
+from bev_runtime.aligned import CACHE_LINE
 from bev_runtime.bevpool import BevPoolTable, PooledOutput, bev_pool
 
 SIZE, PIXELS, DEPTHS = (23, 29), 600, 5
@@ -161,7 +162,7 @@ def test_an_error_half_way_and_a_library_that_comes_back_leave_nothing_behind(mo
 def test_memory_begins_at_a_cache_line_as_zeros():
     for dtype in (np.float32, np.float16):
         kept = PooledOutput((3, 5), 7, dtype)
-        assert kept.array.ctypes.data % bevpool.CACHE_LINE == 0
+        assert kept.array.ctypes.data % CACHE_LINE == 0
         assert kept.array.shape == (1, 3, 5, 7)
         assert kept.array.dtype == dtype
         assert not kept.array.any()

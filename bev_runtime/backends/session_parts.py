@@ -9,23 +9,14 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
+from bev_runtime.aligned import aligned_zeros
 from bev_runtime.backends.base import Array, Backend
 from bev_runtime.backends.graph_cut import tensor_spec
 from bev_runtime.errors import ModelError
 from bev_runtime.manifest import Tensor
 
-ALIGNMENT = 64
-"""Bytes: a cache line, and the widest vector of a CPU."""
 Tensors = dict[str, Array]
 Sizes = Mapping[str, int]
-
-
-def aligned_zeros(shape: tuple[int, ...], dtype: str) -> Array:
-    """A C-contiguous array of zeros that begins at a cache line."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.zeros(size + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 class Session(ABC):

@@ -62,7 +62,7 @@ def start_from_package(model: MetaBev, package: ModelPackage, batches: Iterable[
             if node.op_type == "Conv" and not _is_written_out(node)
         ]
         _load_convs(module, convs, name)
-    _load_fusion(model, graph, values)
+    _load_fusion(model, package.stage_graph("head").graph)
     _unfold(model, batches)
 
 
@@ -128,7 +128,8 @@ def _make_identity(norm: nn.BatchNorm2d) -> None:
     norm.running_var.fill_(1 - norm.eps)
 
 
-def _load_fusion(model: MetaBev, graph: onnx.GraphProto, values: dict[str, np.ndarray]) -> None:
+def _load_fusion(model: MetaBev, graph: onnx.GraphProto) -> None:
+    values = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
     nodes = [node for node in graph.node if node.op_type == "Conv" and _is_written_out(node)]
     if len(nodes) != len(FUSION_ROLES) or not {"fusion.row", "fusion.column"} <= values.keys():
         raise ExportError(

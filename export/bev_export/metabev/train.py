@@ -131,6 +131,7 @@ class Trainer:
                     looked = time.monotonic()
             if args.val:
                 self._write(log, {"step": self.step, "look": quick_look(self.ema, args.val)})
+        batches.close()
         self._save()
 
     def _update(self, batch: Batch) -> dict[str, float]:
